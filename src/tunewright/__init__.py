@@ -1,0 +1,3 @@
+"""Fine-tuning service you host yourself."""
+
+__version__ = "0.1.0"

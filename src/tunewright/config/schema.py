@@ -1,0 +1,206 @@
+"""The run file as one typed, frozen tree: what was asked, before anything is resolved.
+
+The string under each field is its help text, its reference page and its JSON schema description. `auto`
+values are resolved in run/plan.py and stored in plan.json; nothing ever changes a RunConfig.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys, field docstrings as descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
+
+
+def _name_as(key: str):
+    """Accept the short form `section: text` where a mapping with `key` is meant."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+class QuantizationConfig(Section):
+    kind: Literal["none"] = "none"
+    """How frozen base weights are stored: `none` keeps them in `model.dtype`."""
+
+
+class ModelConfig(Section):
+    name: str
+    """Base model: a Hugging Face id, a local folder, or `builtin:tiny`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model. Pin a commit for reproducible runs."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Storage type of frozen weights. `auto` follows `train.precision` for adapters and is fp32 for full training."""
+    quantization: Annotated[QuantizationConfig, _name_as("kind")] = QuantizationConfig()
+    """Storage of the frozen base weights below 16 bits."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """Attention back end. `auto` takes the fastest that the start-up check proves right on this device."""
+
+
+class MethodConfig(Section):
+    type: Literal["supervised"] = "supervised"
+    """Training objective. `supervised` learns the trained tokens of each row."""
+
+
+class AdapterConfig(Section):
+    kind: Literal["lora", "none"] = "lora"
+    """`lora` trains low-rank adapters on a frozen base; `none` trains every weight."""
+    rank: Annotated[int, Field(ge=1)] = 16
+    """LoRA rank r. 4 to 32 suits most tasks; memory and capacity grow with it."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """LoRA scale: the update is multiplied by alpha / rank (alpha / sqrt(rank) with `rslora`)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input while training. Above 0 a run depends on its micro-batch split."""
+    targets: Literal["all-linear"] | str | tuple[str, ...] = "all-linear"
+    """Modules that get an adapter: `all-linear` (all but the output head), a list of names, or one regex
+    on the full module name."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases train as well."""
+    modules_to_save: tuple[str, ...] = ()
+    """Names of further modules trained in full and stored with the adapter, such as `lm_head`."""
+    rslora: bool = False
+    """Rank-stabilised scale alpha / sqrt(rank); worth it at ranks of 64 and more."""
+    start_from: str | None = None
+    """Folder of a PEFT adapter whose values are the start instead of fresh ones."""
+
+
+class SourceConfig(Section):
+    path: str
+    """A file (.json, .jsonl, .parquet, .csv) or a folder of such files, relative to the run file."""
+    format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"] = "auto"
+    """Row format. `auto` decides from the keys of the first rows and says what it found."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often each row is seen in an epoch: 2 twice, 0.5 every second row, a different half each epoch."""
+    columns: dict[str, str] = {}
+    """Column mapping from the format's field name to the name in the file, such as {instruction: question}."""
+
+
+def _as_sources(value: Any) -> Any:
+    if isinstance(value, str):
+        return ({"path": value},)
+    if isinstance(value, dict):
+        return (value,)
+    if isinstance(value, (list, tuple)):
+        return tuple({"path": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
+class DataConfig(Section):
+    train: Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_sources), Field(min_length=1)]
+    """Training data: one file or folder, or a list of them with format and weight."""
+    eval: str | Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Held-out data: a file, or the share of training rows held out (0 turns evaluation off)."""
+    seq_len: Annotated[int, Field(ge=8)] = 2048
+    """Longest row in tokens, and the length to which rows are packed."""
+    overlong: Literal["error", "truncate", "split", "drop"] = "error"
+    """What happens to a row above `seq_len`: refuse with line numbers, cut its end, split it, or leave it out."""
+    packing: bool = True
+    """Lay the examples of one optimizer step end to end instead of padding. Never changes the loss."""
+    train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
+    """Which turns are trained: all assistant turns, the last one, or every token."""
+    thinking: Literal["as_at_inference", "last_only", "drop"] = "as_at_inference"
+    """Reasoning of earlier turns where the template drops it: render every turn as inference would see it,
+    train the last turn only, or leave reasoning out."""
+    chat_template: str | None = None
+    """File with a Jinja chat template that replaces the model's own."""
+
+
+class TrainConfig(Section):
+    epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the training data. `max_steps` ends earlier when set."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps after which training ends, whatever `epochs` says."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Examples (conversations) per optimizer step, over all devices."""
+    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Rows of `seq_len` tokens that go through the model at once. Lower it to save memory; the loss stays the same."""
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Peak learning rate. `auto` is 2e-4 for adapters and 2e-5 for full training."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after warm-up; cosine and linear end at 0."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """Share of all steps over which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay; never on norms and biases."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Clip the global gradient L2 norm to this. Lower it if gradient_norm spikes; 0 turns clipping off."""
+    optimizer: Literal["adamw"] = "adamw"
+    """Update rule."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """AdamW decay of the first and second moment."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW term added to the denominator."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute type. `auto` is bf16 on a GPU that has it, fp16 with loss scaling on one that has not, fp32 on a CPU."""
+    activation_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass: much less memory, about a third slower. `auto` is off."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of data order, adapter start values and dropout."""
+    deterministic: bool = False
+    """Only use operations that give the same bits each time, even where they are slower."""
+
+
+class ParallelConfig(Section):
+    strategy: Literal["auto", "single"] = "auto"
+    """How the run spreads over devices. `auto` takes what is there."""
+
+
+class CheckpointConfig(Section):
+    every_steps: Annotated[int, Field(ge=1)] = 100
+    """Save a resumable checkpoint after this many steps, and at the end."""
+    keep: Annotated[int, Field(ge=1)] = 3
+    """Newest checkpoints kept."""
+    keep_best: bool = True
+    """Also keep the checkpoint with the lowest held-out loss."""
+    export_every: Literal["epoch", "never"] | Annotated[int, Field(ge=1)] = "epoch"
+    """Write a servable adapter after each epoch, every N steps, or only at the end (`never`)."""
+    keep_exports: Annotated[int, Field(ge=1)] = 3
+    """Newest exports kept beside the final one."""
+    merge: bool = False
+    """The final export holds merged weights instead of an adapter."""
+
+
+class EvaluateConfig(Section):
+    every_steps: Annotated[int, Field(ge=1)] = 100
+    """Evaluate on the held-out data after this many steps, before the first and at the end."""
+    metrics: tuple[Literal["perplexity", "token_accuracy"], ...] = ("perplexity", "token_accuracy")
+    """Metrics reported beside the held-out loss."""
+
+
+class RunNameConfig(Section):
+    name: str | None = None
+    """Name of the run and of its folder below runs/. Default: model, data and time."""
+
+
+class RunConfig(Section):
+    """One fine-tuning run. `model` and `data.train` are enough; everything else has a good default."""
+
+    version: Literal[1] = 1
+    """Version of this file format."""
+    engine: Literal["auto", "torch"] = "auto"
+    """Which engine trains: `torch` on CUDA, MPS and CPU."""
+    device: str = "auto"
+    """Device: auto, cpu, mps, cuda or cuda:N."""
+    model: Annotated[ModelConfig, _name_as("name")]
+    """The base model."""
+    method: Annotated[MethodConfig, _name_as("type")] = MethodConfig()
+    """The training objective."""
+    adapter: Annotated[AdapterConfig, _name_as("kind")] = AdapterConfig()
+    """What is trained on top of the base."""
+    data: DataConfig
+    """Training and held-out data."""
+    train: TrainConfig = TrainConfig()
+    """Optimisation."""
+    parallel: Annotated[ParallelConfig, _name_as("strategy")] = ParallelConfig()
+    """Devices and how they share the work."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Resumable checkpoints and servable exports."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Held-out evaluation."""
+    track: tuple[Literal["console"], ...] = ("console",)
+    """Where metrics go besides events.jsonl, which is always written."""
+    run: Annotated[RunNameConfig, _name_as("name")] = RunNameConfig()
+    """Name of the run."""
