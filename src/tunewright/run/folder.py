@@ -1,0 +1,141 @@
+"""The run folder: where everything of one run lives, and the lock that keeps a second process out."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewright.errors import RunError
+from tunewright.files import commit_folder
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run. Layout: docs/concepts/run-folder.md."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def data_report(self) -> Path:
+        return self.path / "data_report.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        return self.path / "exports"
+
+    def holds_run(self) -> bool:
+        """Whether a run was started here before."""
+        return self.config.exists() or self.events.exists()
+
+
+@contextmanager
+def lock_folder(folder: RunFolder) -> Iterator[None]:
+    """Hold run.lock while the body runs. The folder is made if it is not there.
+
+    Raises RunError (`run.locked`) with the holder's process and host when another process has it, and
+    (`run.not-writable`) when the folder cannot be made.
+    """
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(
+            f"cannot write to the run folder: {error.strerror}",
+            where=str(folder.path),
+            hint="choose another folder with --out",
+            code="run.not-writable",
+        ) from error
+    try:
+        _take(handle, folder.path)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(handle, 4096, 0).decode(errors="replace").strip() or "an unknown process"
+        raise RunError(
+            "another process is training in this folder",
+            where=str(path),
+            got=holder,
+            hint="wait for it, stop it, or choose another folder with --out",
+            code="run.locked",
+        ) from error
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+
+def check_unused(folder: RunFolder) -> None:
+    """Refuse a folder that holds another run or files that are not ours.
+
+    Raises RunError (`run.folder-in-use`).
+    """
+    if not folder.path.exists():
+        return
+    if not folder.path.is_dir():
+        raise RunError(
+            "the run folder is a file", where=str(folder.path), hint="choose another folder with --out"
+        )
+    if folder.holds_run():
+        raise RunError(
+            "this folder already holds a run",
+            where=str(folder.path),
+            hint="add --resume to go on with it, or choose another folder with --out",
+            code="run.folder-in-use",
+        )
+    others = sorted(item.name for item in folder.path.iterdir() if item.name != "run.lock")
+    if others:
+        raise RunError(
+            "the folder is not empty and holds no run",
+            where=str(folder.path),
+            got=", ".join(others[:3]),
+            expected="a new or empty folder",
+            hint="choose another folder with --out",
+            code="run.folder-in-use",
+        )
+
+
+def newest_run(root: Path) -> RunFolder | None:
+    """The run below `root` that wrote an event last; None when there is none."""
+    runs = [RunFolder(path) for path in root.glob("*/") if (path / "events.jsonl").exists()]
+    return max(runs, key=lambda run: run.events.stat().st_mtime_ns, default=None)
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A temporary folder beside `final` that takes its name when the body succeeds, and goes otherwise."""
+    import shutil
+
+    temporary = final.with_name(f"tmp-{final.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        commit_folder(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,121 @@
+"""Resolve what was asked into what will be done: no `auto` is left in a Plan."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tunewright.config.schema import RunConfig
+from tunewright.engines.protocol import DeviceFacts
+from tunewright.errors import ConfigError
+
+ADAPTER_LEARNING_RATE = 2e-4
+FULL_LEARNING_RATE = 2e-5
+# Tokens of one micro-batch under `micro_batch_size: auto`: enough to keep two cores or a GPU busy.
+AUTO_MICRO_BATCH_TOKENS = 8192
+
+
+class Plan(BaseModel):
+    """Every resolved value of a run, stored as plan.json and in each checkpoint. A resume uses it as it is.
+
+    micro_batch_size: rows of seq_len tokens a forward pass. rows: source rows of an epoch. threads: CPU
+    threads of the engine; sums over floats depend on it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    engine: str
+    device: str
+    device_name: str
+    device_memory_bytes: int
+    model: str
+    model_hash: str
+    dtype: str
+    precision: str
+    attention: str
+    activation_checkpointing: bool
+    micro_batch_size: int
+    learning_rate: float
+    total_steps: int
+    steps_per_epoch: int
+    rows: int
+    held_out_rows: int
+    seed: int
+    threads: int
+    data_hash: str
+    config_hash: str
+    versions: dict[str, str]
+
+
+def resolve_dtypes(config: RunConfig, device: DeviceFacts) -> tuple[str, str]:
+    """(storage type of frozen weights, compute type) for this device.
+
+    Raises ConfigError (`config.unsupported-dtype`) for a compute type that the device lacks.
+    """
+    precision = config.train.precision
+    if precision == "auto":
+        precision = _best_precision(device)
+    if precision not in device.dtypes:
+        raise ConfigError(
+            f"{device.device} ({device.name}) cannot train in {precision}",
+            where="train.precision",
+            expected=" or ".join(device.dtypes),
+            hint="use train.precision: auto",
+            code="config.unsupported-dtype",
+        )
+    if config.model.dtype != "auto":
+        return config.model.dtype, precision
+    return ("fp32" if config.adapter.kind == "none" else precision), precision
+
+
+def _best_precision(device: DeviceFacts) -> str:
+    if device.device.startswith("cpu"):
+        return "fp32"
+    return next((name for name in ("bf16", "fp16") if name in device.dtypes), "fp32")
+
+
+def resolve_micro_batch_size(config: RunConfig) -> int:
+    """Rows per forward pass. Never above batch_size; `auto` fills AUTO_MICRO_BATCH_TOKENS."""
+    asked = config.train.micro_batch_size
+    if asked == "auto":
+        asked = max(1, AUTO_MICRO_BATCH_TOKENS // config.data.seq_len)
+    return min(asked, config.train.batch_size)
+
+
+def resolve_learning_rate(config: RunConfig) -> float:
+    """The peak learning rate."""
+    asked = config.train.learning_rate
+    if asked != "auto":
+        return asked
+    return FULL_LEARNING_RATE if config.adapter.kind == "none" else ADAPTER_LEARNING_RATE
+
+
+def resolve_total_steps(config: RunConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole run."""
+    steps = max(1, math.ceil(config.train.epochs * steps_per_epoch - 1e-9))
+    return min(steps, config.train.max_steps or steps)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    found = {"python": platform.python_version()}
+    for name in ("tunewright", "numpy", "torch", "transformers", "tokenizers", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def usable_threads() -> int:
+    """CPU threads an engine uses: OMP_NUM_THREADS, else the cores this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0)) if hasattr(
+        os, "sched_getaffinity"
+    ) else os.cpu_count() or 1

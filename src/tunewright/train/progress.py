@@ -1,0 +1,43 @@
+"""How far a run is, and a step that is still on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tunewright.engines.protocol import PendingStep
+from tunewright.types import StepBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """position: source rows consumed over all epochs; with the seed it is the whole state of the data order.
+    epoch: passes over the data. tokens: real tokens trained on. skipped_steps: updates not applied."""
+
+    step: int = 0
+    position: int = 0
+    epoch: float = 0.0
+    tokens: int = 0
+    skipped_steps: int = 0
+
+    def after(self, batch: StepBatch) -> Progress:
+        """One optimizer step further."""
+        return replace(
+            self,
+            step=self.step + 1,
+            position=batch.position,
+            epoch=batch.epoch,
+            tokens=self.tokens + batch.tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStep:
+    """A dispatched step and what to report of it. started: perf_counter() seconds before its data was asked
+    for; data_seconds: how long the data took."""
+
+    progress: Progress
+    batch: StepBatch
+    learning_rate: float
+    pending: PendingStep
+    started: float
+    data_seconds: float
