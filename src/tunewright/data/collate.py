@@ -1,0 +1,54 @@
+"""Examples to the arrays of a micro-batch.
+
+A packed micro-batch is one row [1, T] of whole documents; a padded one has a row per example. Array
+letters: B rows, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunewright.data.pack import pack_lengths, pad_groups
+from tunewright.types import Batch, Example
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShape:
+    """How examples become micro-batches. A packed one holds micro_batch_size · seq_len tokens at most, a
+    padded one micro_batch_size rows. pad_id fills padded places and means nothing else."""
+
+    micro_batch_size: int
+    seq_len: int
+    packing: bool
+    pad_id: int
+
+
+def collate(examples: Sequence[Example], shape: BatchShape) -> tuple[Batch, ...]:
+    """Micro-batches that hold each example once. Depends on the examples and their order alone."""
+    lengths = [len(example) for example in examples]
+    if shape.packing:
+        bins = pack_lengths(lengths, shape.micro_batch_size * shape.seq_len)
+        return tuple(build_batch([[examples[i] for i in members]], shape.pad_id) for members in bins)
+    groups = pad_groups(lengths, shape.micro_batch_size)
+    return tuple(build_batch([[examples[i]] for i in members], shape.pad_id) for members in groups)
+
+
+def build_batch(rows: Sequence[Sequence[Example]], pad_id: int) -> Batch:
+    """One micro-batch whose rows hold the given documents end to end, padded to the longest row."""
+    width = max(sum(len(document) for document in row) for row in rows)
+    tokens_BT = np.full((len(rows), width), pad_id, dtype=np.int32)
+    positions_BT = np.zeros((len(rows), width), dtype=np.int32)
+    weights_BT = np.zeros((len(rows), width), dtype=np.float32)
+    for b, row in enumerate(rows):
+        at = 0
+        for document in row:
+            end = at + len(document)
+            tokens_BT[b, at:end] = document.tokens_T
+            positions_BT[b, at:end] = np.arange(len(document))
+            weights_BT[b, at + 1 : end] = document.weights_T[1:]
+            at = end
+    doc_lengths = tuple(tuple(len(document) for document in row) for row in rows)
+    return Batch(tokens_BT, positions_BT, weights_BT, doc_lengths)

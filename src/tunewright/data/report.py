@@ -1,0 +1,199 @@
+"""What happened to every row before step 1, as one frozen value for people, data_report.json and the API.
+
+Every row is accounted for: rows_read = rows_kept + rows_cut + rows_split + rows_dropped + rows_bad.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tunewright.types import Example, SourceRef
+
+LINES_LISTED = 20
+"""Places listed per finding; the count is always exact."""
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of thing found in the data. `where` lists the first places, `first` explains the first."""
+
+    code: str
+    severity: Severity
+    what: str
+    count: int
+    where: tuple[str, ...]
+    first: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """One file or folder: the format it was read as, its rows, and its use (train or eval)."""
+
+    path: str
+    format: str
+    use: Literal["train", "eval"]
+    weight: float
+    rows_read: int
+    rows_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBucket:
+    """Rendered examples longer than the bucket before and of at most `up_to` tokens, before the length rule."""
+
+    up_to: int
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """Counts over all rows read. Tokens and trained tokens count the examples that remain, train and eval."""
+
+    seq_len: int
+    overlong: str
+    sources: tuple[SourceReport, ...]
+    rows_read: int
+    rows_kept: int
+    rows_cut: int
+    rows_split: int
+    rows_dropped: int
+    rows_bad: int
+    train_rows: int
+    eval_rows: int
+    examples: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+    zero_label_rows: int
+    missing_end_of_turn: int
+    content_dropped: int
+    duplicate_rows: int
+    lengths: tuple[LengthBucket, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def trained_share(self) -> float:
+        """Share of tokens that are labels with a weight above 0."""
+        return self.trained_tokens / self.tokens if self.tokens else 0.0
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that keep the data from being trained on."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {"version": 1, **asdict(self), "trained_share": self.trained_share, "ok": not self.errors}
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        from tunewright.files import write_json
+
+        write_json(path, self.to_json())
+
+    def text(self) -> str:
+        """The report as plain lines."""
+        lines = [f"{name}: {value}" for name, value in self.facts()]
+        lines += [f"{bucket.examples:>9} examples up to {bucket.up_to} tokens" for bucket in self.lengths]
+        for finding in self.findings:
+            lines.append(f"{finding.severity}: {finding.what}: {finding.count} ({', '.join(finding.where)})")
+            lines.append(f"  {finding.first}")
+        return "\n".join(lines)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The figures as name and value, in the order in which a person wants them."""
+        facts = [
+            (f"{s.use} source", f"{s.path} ({s.format}, {s.rows_used:,} of {s.rows_read:,} rows, weight {s.weight:g})")
+            for s in self.sources
+        ]
+        return facts + [
+            ("rows read", f"{self.rows_read:,}"),
+            ("rows kept", f"{self.rows_kept:,}"),
+            (f"rows cut (above {self.seq_len} tokens)", f"{self.rows_cut:,}"),
+            ("rows split", f"{self.rows_split:,}"),
+            ("rows dropped", f"{self.rows_dropped:,}"),
+            ("rows with errors", f"{self.rows_bad:,}"),
+            ("train / eval rows", f"{self.train_rows:,} / {self.eval_rows:,}"),
+            ("examples", f"{self.examples:,}"),
+            ("tokens", f"{self.tokens:,}"),
+            ("trained tokens", f"{self.trained_tokens:,} ({self.trained_share:.1%})"),
+            ("longest example", f"{self.longest:,} tokens"),
+            ("rows without a trained token", f"{self.zero_label_rows:,}"),
+            ("turns without an end-of-turn label", f"{self.missing_end_of_turn:,}"),
+            ("rows with content dropped by the template", f"{self.content_dropped:,}"),
+            ("exact duplicate rows", f"{self.duplicate_rows:,}"),
+        ]
+
+
+@dataclass(slots=True)
+class _Open:
+    severity: Severity
+    what: str
+    first: str
+    count: int = 0
+    where: list[str] = field(default_factory=list[str])
+
+
+class Tally:
+    """Collects findings and lengths while rows are prepared; `findings` and `buckets` freeze them."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._open: dict[str, _Open] = {}
+        self._lengths: Counter[int] = Counter()
+        self.longest = 0
+
+    def add(
+        self, code: str, severity: Severity, what: str, where: SourceRef | str, first: str, times: int = 1
+    ) -> None:
+        """Count a finding `times` at one place."""
+        found = self._open.setdefault(code, _Open(severity, what, first))
+        found.count += times
+        if len(found.where) < LINES_LISTED:
+            found.where.append(str(where))
+
+    def count_of(self, code: str) -> int:
+        """How often a finding was counted."""
+        return self._open[code].count if code in self._open else 0
+
+    def measure(self, examples: Iterable[Example]) -> None:
+        """Take the lengths of rendered examples into the histogram."""
+        for example in examples:
+            self.longest = max(self.longest, len(example))
+            self._lengths[_bucket(len(example))] += 1
+
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings, errors first."""
+        ranks = ("error", "warning", "note")
+        found = [Finding(c, f.severity, f.what, f.count, tuple(f.where), f.first) for c, f in self._open.items()]
+        return tuple(sorted(found, key=lambda finding: ranks.index(finding.severity)))
+
+    def buckets(self) -> tuple[LengthBucket, ...]:
+        """The length histogram from the shortest to the longest bucket in use, gaps as zeros."""
+        if not self._lengths:
+            return ()
+        bounds = [1 << power for power in range(4, 40)]
+        used = [bound for bound in bounds if min(self._lengths) <= bound <= max(self._lengths)]
+        return tuple(LengthBucket(bound, self._lengths[bound]) for bound in used)
+
+
+def count_tokens(examples: Iterable[Example]) -> tuple[int, int, int]:
+    """Examples, tokens and labels with a weight above 0."""
+    count = tokens = trained = 0
+    for example in examples:
+        count += 1
+        tokens += len(example)
+        trained += int(np.count_nonzero(example.weights_T))
+    return count, tokens, trained
+
+
+def _bucket(length: int) -> int:
+    return max(16, 1 << max(length - 1, 0).bit_length())

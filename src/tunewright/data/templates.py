@@ -1,0 +1,274 @@
+"""The model's tokenizer and chat template, without torch.
+
+`load_tokenizer` reads the folder through `PreTrainedTokenizerFast`, because transformers' `Auto*` classes
+import torch when it is installed. Data preparation, `data check` and generation all render and tokenise
+through the one ChatTokenizer, so that training sees exactly the text that inference sends.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import jinja2
+
+from tunewright.errors import DataError, ModelError
+from tunewright.types import JsonValue, Message, ToolCall
+
+# Templates that print today's date would make a run resumed tomorrow train on other tokens.
+TEMPLATE_DATE = datetime(2025, 1, 1)
+_DATE_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+
+_PROBE_CALL = ToolCall(name="probe", arguments='{"x": 1}')
+_PROBE = (Message("user", "probe question"), Message("assistant", "", tool_calls=(_PROBE_CALL,)))
+
+
+def load_tokenizer(folder: Path, chat_template: Path | None) -> ChatTokenizer:
+    """The tokenizer of a model folder with its own chat template, or the one in the file `chat_template`.
+
+    Raises ModelError when the folder has no readable tokenizer.json or the template file is missing.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            "the model has no tokenizer.json",
+            where=str(folder),
+            hint="use a model folder saved with its fast tokenizer (tokenizer.save_pretrained)",
+            code="model.no-tokenizer",
+        )
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns that the class differs from tokenizer_config, which is intended
+    try:
+        hugging = cast(Any, PreTrainedTokenizerFast).from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception on a bad file
+        raise ModelError(
+            f"the tokenizer cannot be read: {error}", where=str(folder), code="model.bad-tokenizer"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    template = _read_template(chat_template) if chat_template else _own_template(hugging)
+    return ChatTokenizer(hugging, template, where=str(folder), extra_stops=_generation_stops(folder))
+
+
+class ChatTokenizer:
+    """Renders conversations and turns text into token ids with character offsets.
+
+    `chat_template` is None when the model has none; rendering then raises ModelError.
+    """
+
+    def __init__(
+        self, hugging: Any, template: str | None, *, where: str, extra_stops: Sequence[int] = ()
+    ) -> None:
+        self._hugging = hugging
+        self._backend = hugging.backend_tokenizer
+        self._where = where
+        self._render_template = _fix_date(template) if template else None
+        self.chat_template = template
+        self.bos_id: int | None = hugging.bos_token_id
+        self.eos_id: int | None = hugging.eos_token_id
+        self.vocab_size: int = len(hugging)
+        self.text_prefix_ids = _text_prefix(hugging)
+        _plain_offsets(self._backend)
+        self.special_pattern = _special_pattern(hugging)
+        self.special_ids = frozenset(_special_tokens(hugging).values())
+        self._mapping_arguments = self._wants_mapping_arguments()
+        stops = {i for i in (self.eos_id, *extra_stops, *self._turn_end_ids()) if i is not None}
+        self.stop_ids: tuple[int, ...] = tuple(sorted(stops))
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills padded places. Never used to find what is padding."""
+        pad = self._hugging.pad_token_id
+        return int(pad if pad is not None else self.eos_id or 0)
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[str] = (), *, generation_prompt: bool = False
+    ) -> str:
+        """Text of the conversation; with `generation_prompt` it ends where the assistant would begin.
+
+        Raises DataError when the template refuses the conversation, ModelError when there is no template.
+        """
+        if self._render_template is None:
+            raise ModelError(
+                "the model has no chat template, and chat rows need one",
+                where=self._where,
+                hint="set data.chat_template to a Jinja file, or use prompt/completion or text rows",
+                code="model.no-chat-template",
+            )
+        try:
+            return self._apply(messages, tools, generation_prompt, self._mapping_arguments)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelError(
+                f"the chat template is not valid Jinja: {error}",
+                where=f"{self._where} line {error.lineno}",
+                code="model.bad-chat-template",
+            ) from error
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"the chat template refuses this conversation: {error}",
+                hint="the template may not know this role, order of roles or tools; see docs/concepts/tokens-and-masks.md",
+                code="data.template-refused",
+            ) from error
+
+    def encode(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of `text` as it stands (no tokens added) and the character at which each starts."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, [start for start, _ in encoding.offsets]
+
+    def encode_prompt(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> list[int]:
+        """Token ids of the conversation so far, ready for the assistant to continue."""
+        return self.encode(self.render(messages, tools, generation_prompt=True))[0]
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a plain text prompt, with the start tokens that this tokenizer puts before a text."""
+        return [*self.text_prefix_ids, *self.encode(text)[0]]
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of token ids. Special tokens are left out unless `skip_special` is False."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
+
+    def token_text(self, token_id: int) -> str:
+        """The vocabulary entry of one token, for looking at."""
+        return str(self._backend.id_to_token(token_id) or f"<id {token_id}>")
+
+    def fingerprint(self) -> str:
+        """Text that changes when anything changes that turns a row into tokens."""
+        return f"{self._backend.to_str()}\n{self.chat_template}"
+
+    def _apply(
+        self, messages: Sequence[Message], tools: Sequence[str], generation_prompt: bool, mapping: bool
+    ) -> str:
+        return str(
+            self._hugging.apply_chat_template(
+                [_template_message(message, mapping) for message in messages],
+                tools=[_parse_json(tool, "the tool definition") for tool in tools] or None,
+                chat_template=self._render_template,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+            )
+        )
+
+    def _wants_mapping_arguments(self) -> bool:
+        """False for templates that paste the arguments of a call as text (DeepSeek) and fail on a mapping."""
+        if self._render_template is None:
+            return True
+        for mapping in (True, False):
+            try:
+                self._apply(_PROBE, (), False, mapping)
+            except Exception:  # noqa: BLE001 - any failure of this probe only means "not this way"
+                continue
+            return mapping
+        return True
+
+    def _turn_end_ids(self) -> list[int]:
+        """Ids of the token that closes an assistant turn, found by rendering one."""
+        try:
+            text = self.render((Message("user", "question"), Message("assistant", "answer")))
+        except (DataError, ModelError):
+            return []
+        end = find_turn_end(text, 0, self.special_pattern)
+        return self.encode(text[end[0] : end[1]])[0][:1] if end else []
+
+
+def find_turn_end(text: str, start: int, special: re.Pattern[str]) -> tuple[int, int] | None:
+    """Place of the token that closes the turn which ends `text`: the first of the special tokens that
+    follow its content. None when no special token stands after the content."""
+    end: tuple[int, int] | None = None
+    at = len(text)
+    for match in reversed(list(special.finditer(text, start))):
+        if text[match.end() : at].strip():
+            break
+        end, at = match.span(), match.start()
+    return end
+
+
+def _template_message(message: Message, mapping: bool) -> dict[str, JsonValue]:
+    fields: dict[str, JsonValue] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None:
+        fields["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        fields["tool_calls"] = [_template_call(call, mapping) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        fields["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        fields["name"] = message.name
+    return fields
+
+
+def _template_call(call: ToolCall, mapping: bool) -> JsonValue:
+    arguments: JsonValue = _parse_json(call.arguments, f"the arguments of {call.name}") if mapping else call.arguments
+    fields: dict[str, JsonValue] = {
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+    return {"id": call.id, **fields} if call.id is not None else fields
+
+
+def _parse_json(text: str, what: str) -> JsonValue:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{what} is not JSON: {error}", got=repr(text[:80]), code="data.bad-tool-json") from error
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"the chat template cannot be read: {error}",
+            where=f"data.chat_template ({path})",
+            code="model.no-chat-template",
+        ) from error
+
+
+def _own_template(hugging: Any) -> str | None:
+    template = hugging.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def _fix_date(template: str) -> str:
+    return _DATE_CALL.sub(lambda match: repr(TEMPLATE_DATE.strftime(match.group(2))), template)
+
+
+def _generation_stops(folder: Path) -> list[int]:
+    try:
+        eos = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [i for i in (eos if isinstance(eos, list) else [eos]) if isinstance(i, int)]
+
+
+def _text_prefix(hugging: Any) -> list[int]:
+    """What the tokenizer puts before a text (usually the bos token, often nothing)."""
+    marked: list[int] = hugging("a")["input_ids"]
+    plain: list[int] = hugging("a", add_special_tokens=False)["input_ids"]
+    for start in range(len(marked) - len(plain) + 1):
+        if marked[start : start + len(plain)] == plain:
+            return marked[:start]
+    return []
+
+
+def _plain_offsets(backend: Any) -> None:
+    # The byte-level post-processor trims white space from offsets, which would move token starts.
+    backend.post_processor = None
+    backend.no_truncation()
+    backend.no_padding()
+
+
+def _special_tokens(hugging: Any) -> dict[str, int]:
+    added = {token.content: int(i) for i, token in hugging.added_tokens_decoder.items() if token.special}
+    if hugging.eos_token is not None:
+        added[hugging.eos_token] = int(hugging.eos_token_id)
+    return added
+
+
+def _special_pattern(hugging: Any) -> re.Pattern[str]:
+    names = sorted(_special_tokens(hugging), key=len, reverse=True)
+    return re.compile("|".join(re.escape(name) for name in names) or r"(?!)")
