@@ -5,14 +5,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from tunewright.config.schema import RunConfig
 from tunewright.errors import RunError
 from tunewright.files import commit_folder
+
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,15 @@ def check_unused(folder: RunFolder) -> None:
         )
 
 
+def default_folder(config: RunConfig) -> Path:
+    """runs/<name>; without a name: model, data file and time."""
+    if config.run.name:
+        return RUNS / config.run.name
+    words = (Path(config.model.name).name, Path(config.data.train[0].path).stem)
+    plain = (re.sub(r"[^A-Za-z0-9]+", "-", word).strip("-").lower() for word in words)
+    return RUNS / "-".join((*plain, datetime.now().strftime("%Y%m%d-%H%M%S")))
+
+
 def newest_run(root: Path) -> RunFolder | None:
     """The run below `root` that wrote an event last; None when there is none."""
     runs = [RunFolder(path) for path in root.glob("*/") if (path / "events.jsonl").exists()]
@@ -129,8 +144,6 @@ def newest_run(root: Path) -> RunFolder | None:
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """A temporary folder beside `final` that takes its name when the body succeeds, and goes otherwise."""
-    import shutil
-
     temporary = final.with_name(f"tmp-{final.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

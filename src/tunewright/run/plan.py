@@ -10,9 +10,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tunewright.config.load import config_hash
 from tunewright.config.schema import RunConfig
 from tunewright.engines.protocol import DeviceFacts
+from tunewright.engines.registry import detect_device, resolve_engine
 from tunewright.errors import ConfigError
+from tunewright.run.inputs import Inputs
 
 ADAPTER_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
@@ -51,6 +54,37 @@ class Plan(BaseModel):
     data_hash: str
     config_hash: str
     versions: dict[str, str]
+
+
+def resolve_plan(inputs: Inputs, steps_per_epoch: int, rows: int) -> Plan:
+    """Settle every `auto` for this machine and this data. Raises ConfigError and EngineError."""
+    config = inputs.config
+    engine = resolve_engine(config.engine)
+    device = detect_device(engine, config.device)
+    dtype, precision = resolve_dtypes(config, device)
+    return Plan(
+        engine=engine,
+        device=device.device,
+        device_name=device.name,
+        device_memory_bytes=device.memory_bytes,
+        model=inputs.model.name,
+        model_hash=inputs.model_hash,
+        dtype=dtype,
+        precision=precision,
+        attention=config.model.attention,
+        activation_checkpointing=config.train.activation_checkpointing is True,
+        micro_batch_size=resolve_micro_batch_size(config),
+        learning_rate=resolve_learning_rate(config),
+        total_steps=resolve_total_steps(config, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        rows=rows,
+        held_out_rows=len(inputs.data.eval_examples),
+        seed=config.train.seed,
+        threads=usable_threads(),
+        data_hash=inputs.data_hash,
+        config_hash=config_hash(config),
+        versions=installed_versions(),
+    )
 
 
 def resolve_dtypes(config: RunConfig, device: DeviceFacts) -> tuple[str, str]:
@@ -116,6 +150,6 @@ def installed_versions() -> dict[str, str]:
 def usable_threads() -> int:
     """CPU threads an engine uses: OMP_NUM_THREADS, else the cores this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0)) if hasattr(
-        os, "sched_getaffinity"
-    ) else os.cpu_count() or 1
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,30 @@
+"""What `train` says before and after the run. Log lines go to stderr; the export's path is the data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from tunewright.run.build import RunResult
+
+
+def say(line: str) -> None:
+    """One line for a person."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def print_result(result: RunResult, config: Path | None) -> None:
+    """How the run ended and what to do next."""
+    progress = result.progress
+    if result.export is None:
+        say(f"stopped at step {progress.step:,} of {result.total_steps:,}; everything up to it is saved")
+        file = f"{config} " if config else ""
+        say(f"go on with: tunewright train {file}--out {result.folder} --resume")
+        return
+    say(f"done: {progress.step:,} steps, {progress.tokens:,} tokens, {progress.skipped_steps} steps skipped")
+    say(f"try it with: tunewright chat {result.export}")
+    typer.echo(result.export)
+
+

@@ -1,0 +1,123 @@
+"""Composition root: turn a RunConfig into a run, from reading its inputs to the final export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewright.checkpoint.store import CheckpointStore, LoadedCheckpoint
+from tunewright.config.load import LoadedConfig, dump_config
+from tunewright.data.stream import StepStream
+from tunewright.engines.registry import build_engine
+from tunewright.errors import ExitCode, TunewrightError
+from tunewright.files import write_file, write_json
+from tunewright.run.disk import named_disk_errors
+from tunewright.run.folder import RunFolder, check_unused, default_folder, lock_folder
+from tunewright.run.inputs import Inputs, read_inputs
+from tunewright.run.marks import Emit, RunMarks
+from tunewright.run.parts import build_engine_spec, build_loop, build_marks, build_stream, open_store
+from tunewright.run.paths import absolute_paths
+from tunewright.run.plan import Plan, resolve_micro_batch_size, resolve_plan
+from tunewright.run.resume import check_can_resume, find_run
+from tunewright.run.summary import plan_lines
+from tunewright.trackers.fanout import open_trackers
+from tunewright.train.loop import train
+from tunewright.train.progress import Progress
+from tunewright.train.stop import StopSignal
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended. export: the final servable folder; None when it was stopped before its end."""
+
+    folder: Path
+    exit_code: ExitCode
+    progress: Progress
+    total_steps: int
+    export: Path | None
+
+
+def run_training(loaded: LoadedConfig, *, out: Path | None, resume: str | None, say: Say) -> RunResult:
+    """Train one run to its end, or to a clean stop.
+
+    out: the run folder; None makes one below runs/. resume: None, `auto`, or a run or checkpoint folder.
+    say: prints a line for a person. Raises TunewrightError; nothing is written before all inputs are valid.
+    """
+    loaded = absolute_paths(loaded)
+    if resume is None:
+        folder, named = RunFolder(out or default_folder(loaded.config)), None
+        check_unused(folder)
+    else:
+        folder, named = find_run(resume, out=out)
+    inputs = read_inputs(loaded.config, loaded.base_dir, say)
+    with named_disk_errors(folder.path), lock_folder(folder):
+        store = open_store(inputs.config, folder)
+        checkpoint = _load_checkpoint(store, named, say) if resume else None
+        return _run(inputs, folder, store, checkpoint, say)
+
+
+def _run(
+    inputs: Inputs, folder: RunFolder, store: CheckpointStore, checkpoint: LoadedCheckpoint | None, say: Say
+) -> RunResult:
+    stream, plan = _settle_plan(inputs, checkpoint)
+    engine = build_engine(plan.engine, build_engine_spec(inputs, plan))
+    if checkpoint:
+        engine.restore(checkpoint.engine)
+    progress = Progress(**checkpoint.run_state["progress"]) if checkpoint else Progress()
+    _write_request(inputs, folder, plan)
+    for line in plan_lines(inputs.config, plan, engine.facts, inputs.data.report, folder.path):
+        say(line)
+    with open_trackers(inputs.config.track, folder.events, plan.total_steps) as emit, StopSignal() as stop:
+        marks = build_marks(inputs, plan, engine, folder, store, emit)
+        _announce(emit, plan, checkpoint)
+        try:
+            progress = train(build_loop(inputs, plan, stream, marks, stop), progress)
+            finished = progress.step >= plan.total_steps
+            export = _export_final(inputs, marks, progress) if finished else None
+        except TunewrightError as error:
+            emit("run_finished", progress.step, outcome="failed", code=error.code, message=str(error))
+            raise
+        emit("run_finished", progress.step, outcome="done" if finished else "stopped")
+    code = ExitCode.DONE if finished else ExitCode.PREEMPTED
+    return RunResult(folder.path, code, progress, plan.total_steps, export)
+
+
+def _load_checkpoint(store: CheckpointStore, named: Path | None, say: Say) -> LoadedCheckpoint | None:
+    if named is None and not store.steps():
+        say("no checkpoint was saved yet: starting again from step 0")
+        return None
+    checkpoint = store.load(named)
+    for reason in checkpoint.rejected:
+        say(f"warning: passed over a damaged checkpoint: {reason}")
+    say(f"resuming from step {checkpoint.step:,}: {checkpoint.path}")
+    return checkpoint
+
+
+def _settle_plan(inputs: Inputs, checkpoint: LoadedCheckpoint | None) -> tuple[StepStream, Plan]:
+    """A resumed run goes on with the plan of its checkpoint; `auto` is resolved once in a run's life."""
+    if checkpoint is None:
+        stream = build_stream(inputs, resolve_micro_batch_size(inputs.config))
+        return stream, resolve_plan(inputs, stream.steps_per_epoch, stream.rows_per_epoch)
+    plan = Plan.model_validate(checkpoint.run_state["plan"])
+    check_can_resume(checkpoint, plan, inputs)
+    return build_stream(inputs, plan.micro_batch_size), plan
+
+
+def _write_request(inputs: Inputs, folder: RunFolder, plan: Plan) -> None:
+    write_file(folder.config, [dump_config(inputs.config).encode()])
+    write_json(folder.plan, plan.model_dump(mode="json"))
+    write_json(folder.data_report, inputs.data.report.to_json())
+
+
+def _announce(emit: Emit, plan: Plan, checkpoint: LoadedCheckpoint | None) -> None:
+    if checkpoint:
+        emit("resumed", checkpoint.step, from_step=checkpoint.step, path=str(checkpoint.path))
+    else:
+        emit("run_started", 0, total_steps=plan.total_steps, model=plan.model, device=plan.device)
+
+
+def _export_final(inputs: Inputs, marks: RunMarks, progress: Progress) -> Path:
+    return marks.write_export("final", progress.step, merge=inputs.config.checkpoint.merge)

@@ -1,0 +1,58 @@
+"""The plan in ten lines, for a person to read before training starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunewright.config.schema import RunConfig
+from tunewright.data.report import DataReport
+from tunewright.engines.protocol import EngineFacts
+from tunewright.run.plan import Plan
+
+
+def plan_lines(
+    config: RunConfig, plan: Plan, facts: EngineFacts, report: DataReport, folder: Path
+) -> list[str]:
+    """One line a topic: label, then the resolved values."""
+    rows = {
+        "model": f"{plan.model}, {_count(facts.parameters)} parameters, stored as {plan.dtype}",
+        "trains": _trained(config, facts),
+        "data": f"{plan.rows:,} rows an epoch, {plan.held_out_rows:,} held out, "
+        f"{report.tokens:,} tokens of which {report.trained_share:.0%} are trained",
+        "steps": f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch) of {config.train.batch_size} examples",
+        "rows": f"up to {config.data.seq_len:,} tokens, {'packed' if config.data.packing else 'padded'}, "
+        f"{plan.micro_batch_size} a forward pass",
+        "optimizer": f"{config.train.optimizer}, learning rate {plan.learning_rate:g} {config.train.schedule}, "
+        f"weight decay {config.train.weight_decay:g}, clip {config.train.max_grad_norm:g}, seed {plan.seed}",
+        "device": f"{plan.engine} on {plan.device} ({plan.device_name}), {plan.precision}, "
+        f"attention {facts.attention}, {plan.threads} threads",
+        "looks": f"evaluation every {config.evaluate.every_steps} steps"
+        if plan.held_out_rows
+        else "no evaluation (nothing is held out)",
+        "saves": f"checkpoint every {config.checkpoint.every_steps} steps, {config.checkpoint.keep} kept"
+        f"{' and the best' if config.checkpoint.keep_best else ''}; export {_exports(config)}",
+        "folder": str(folder),
+    }
+    return [f"{label:<10} {text}" for label, text in rows.items()]
+
+
+def _trained(config: RunConfig, facts: EngineFacts) -> str:
+    share = facts.trainable_parameters / max(facts.parameters, 1)
+    counted = f"{_count(facts.trainable_parameters)} parameters ({share:.2%})"
+    adapter = config.adapter
+    if adapter.kind == "none":
+        return f"every weight: {counted}"
+    targets = adapter.targets if isinstance(adapter.targets, str) else ", ".join(adapter.targets)
+    return f"{adapter.kind} rank {adapter.rank}, alpha {adapter.alpha:g}, {targets}: {counted}"
+
+
+def _exports(config: RunConfig) -> str:
+    every = config.checkpoint.export_every
+    return {"epoch": "each epoch", "never": "at the end"}.get(str(every), f"every {every} steps")
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.2f}{unit}"
+    return str(number)
