@@ -109,7 +109,12 @@ def _render_turn(
     exact = text.startswith(prompt)
     start = len(prompt) if exact else _shifted_start(text, prompt, messages[:index], tools, tokenizer)
     end = find_turn_end(text, start, tokenizer.special_pattern)
-    return _Turn(text, start, end[1] if end else len(text), weight), exact, end is not None
+    if end:
+        return _Turn(text, start, end[1], weight), exact, True
+    # Some templates (GLM) close no turn: the model stops by writing the token that opens the next one.
+    closing = tokenizer.opening_stop("tool" if messages[index].tool_calls else "user")
+    text += closing
+    return _Turn(text, start, len(text), weight), exact, bool(closing)
 
 
 def _render_prompt(
@@ -133,11 +138,12 @@ def _shifted_start(
     text: str, prompt: str, before: Sequence[Message], tools: Sequence[str], tokenizer: ChatTokenizer
 ) -> int:
     """Where the turn begins when the prompt says more than the rendered turn (a prefilled `<think>`, say):
-    after the last special token that both share, which must lie in the generation prompt."""
+    after the last special token or line end that both share, which must lie in the generation prompt."""
     shared = len(os.path.commonprefix([text, prompt]))
     history = len(os.path.commonprefix([tokenizer.render(before, tools), prompt])) if before else 0
     ends = [m.end() for m in tokenizer.special_pattern.finditer(text) if m.end() <= shared]
-    if not ends or ends[-1] <= history:
+    start = max([text.rfind("\n", 0, shared) + 1, *ends])
+    if start <= history:
         raise DataError(
             f"turn {len(before) + 1} does not begin with the generation prompt of the chat template",
             got=repr(text[shared : shared + 40]),
@@ -145,7 +151,7 @@ def _shifted_start(
             hint="this template cannot be trained turn by turn; give another one as data.chat_template",
             code="data.template-not-prefix",
         )
-    return ends[-1]
+    return start
 
 
 def _share_renderings(turns: Sequence[_Turn], tokenizer: ChatTokenizer) -> list[_Host]:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import jinja2
+from tokenizers import Tokenizer
 
 from tunewright.errors import DataError, ModelError
-from tunewright.types import JsonValue, Message, ToolCall
+from tunewright.types import JsonValue, Message, Role, ToolCall
 
 # Templates that print today's date would make a run resumed tomorrow train on other tokens.
 TEMPLATE_DATE = datetime(2025, 1, 1)
@@ -66,7 +67,7 @@ class ChatTokenizer:
         self, hugging: Any, template: str | None, *, where: str, extra_stops: Sequence[int] = ()
     ) -> None:
         self._hugging = hugging
-        self._backend = hugging.backend_tokenizer
+        self.backend: Tokenizer = hugging.backend_tokenizer
         self._where = where
         self._render_template = _fix_date(template) if template else None
         self.chat_template = template
@@ -74,9 +75,10 @@ class ChatTokenizer:
         self.eos_id: int | None = hugging.eos_token_id
         self.vocab_size: int = len(hugging)
         self.text_prefix_ids = _text_prefix(hugging)
-        _plain_offsets(self._backend)
+        _plain_offsets(self.backend)
         self.special_pattern = _special_pattern(hugging)
         self.special_ids = frozenset(_special_tokens(hugging).values())
+        self._openings: dict[Role, str] = {}
         self._mapping_arguments = self._wants_mapping_arguments()
         stops = {i for i in (self.eos_id, *extra_stops, *self._turn_end_ids()) if i is not None}
         self.stop_ids: tuple[int, ...] = tuple(sorted(stops))
@@ -118,7 +120,7 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids of `text` as it stands (no tokens added) and the character at which each starts."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = self.backend.encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> list[int]:
@@ -131,15 +133,21 @@ class ChatTokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of token ids. Special tokens are left out unless `skip_special` is False."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+
+    def opening_stop(self, role: Role) -> str:
+        """The token that opens a turn of `role` after an assistant turn if generation stops at it, else empty."""
+        if role not in self._openings:
+            self._openings[role] = self._find_opening(role)
+        return self._openings[role]
 
     def token_text(self, token_id: int) -> str:
         """The vocabulary entry of one token, for looking at."""
-        return str(self._backend.id_to_token(token_id) or f"<id {token_id}>")
+        return str(self.backend.id_to_token(token_id) or f"<id {token_id}>")
 
     def fingerprint(self) -> str:
         """Text that changes when anything changes that turns a row into tokens."""
-        return f"{self._backend.to_str()}\n{self.chat_template}"
+        return f"{self.backend.to_str()}\n{self.chat_template}"
 
     def _apply(
         self, messages: Sequence[Message], tools: Sequence[str], generation_prompt: bool, mapping: bool
@@ -165,6 +173,16 @@ class ChatTokenizer:
                 continue
             return mapping
         return True
+
+    def _find_opening(self, role: Role) -> str:
+        before = _PROBE if role == "tool" else (Message("user", "question"), Message("assistant", "answer"))
+        try:
+            text, longer = self.render(before), self.render((*before, Message(role, "next")))
+        except DataError:
+            return ""
+        opening = self.special_pattern.match(longer, len(text)) if longer.startswith(text) else None
+        is_stop = opening is not None and self.backend.token_to_id(opening.group()) in self.stop_ids
+        return opening.group() if opening and is_stop else ""
 
     def _turn_end_ids(self) -> list[int]:
         """Ids of the token that closes an assistant turn, found by rendering one."""
