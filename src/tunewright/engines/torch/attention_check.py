@@ -1,0 +1,143 @@
+"""Proof, on the real model, that the document attention computes what the model's own attention does.
+
+A wrong window or soft cap trains without an error message, and only the model itself knows what is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from tunewright.engines.torch.attention import ATTENTION_NAME, Documents, UnsupportedAttentionError
+from tunewright.engines.torch.load import set_attention
+from tunewright.engines.torch.precision import compute_in
+from tunewright.errors import EngineError
+
+# Windows are narrowed to this for the check: the mechanism is the same, and 7B models have windows of 4096.
+_WINDOW = 16
+# Two rows of documents: single tokens, equal lengths, one longer than two windows, padding at both ends.
+_LENGTHS = ((5, 2 * _WINDOW + 9, 1), (7, 7, 12))
+_ROW = max(sum(lengths) for lengths in _LENGTHS) + 3
+# Largest difference of a logit over the largest logit. bf16 holds 8 bits and the two paths round elsewhere.
+_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+
+
+def choose_attention(model: PreTrainedModel, requested: str, precision: str) -> str:
+    """Set and return the attention that the model trains with: `sdpa` (per document) or `eager`.
+
+    `auto` falls back to eager when the check fails; `sdpa` then raises EngineError. `eager` is the model's
+    own attention under a dense mask of documents.
+    """
+    if requested == "eager":
+        set_attention(model, "eager")
+        return "eager"
+    fault = check_attention(model, precision)
+    if fault is None:
+        set_attention(model, ATTENTION_NAME)
+        return "sdpa"
+    if requested != "auto":
+        raise EngineError(
+            f"attention per document does not fit {type(model).__name__}: {fault}",
+            where="model.attention",
+            got=requested,
+            expected="auto or eager",
+            hint="set model.attention: eager",
+            code="engine.attention-mismatch",
+        )
+    set_attention(model, "eager")
+    return "eager"
+
+
+@torch.no_grad()
+def check_attention(model: PreTrainedModel, precision: str) -> str | None:
+    """What is wrong with document attention on this model; None when nothing is.
+
+    Packed logits must equal the model's own eager forward of each document alone, and other tokens in one
+    document must move nothing in another. Leaves the model as it was.
+    """
+    tokens_BT = _sample_tokens(model)
+    changed_BT = tokens_BT.clone()
+    changed_BT[0, :5] = (changed_BT[0, :5] + 1) % _vocabulary(model)
+    before = model.config._attn_implementation
+    try:
+        with _narrow_windows(model), compute_in(precision, model.device):
+            set_attention(model, "eager")
+            alone = _document_logits(model, tokens_BT)
+            set_attention(model, ATTENTION_NAME)
+            try:
+                packed, moved = _packed_logits(model, tokens_BT), _packed_logits(model, changed_BT)
+            except UnsupportedAttentionError as error:
+                return str(error)
+    finally:
+        set_attention(model, before)
+    return _compare(alone, packed, moved, _TOLERANCE[precision])
+
+
+def _compare(
+    alone: list[torch.Tensor], packed: list[torch.Tensor], moved: list[torch.Tensor], tolerance: float
+) -> str | None:
+    size = max(float(logits.abs().max()) for logits in alone)
+    wrong = max(float((a - p).abs().max()) for a, p in zip(alone, packed, strict=True)) / size
+    if not wrong <= tolerance:
+        return f"logits differ by {wrong:.1e} of the largest from those of single documents"
+    leak = max(float((p - m).abs().max()) for p, m in zip(packed[1:], moved[1:], strict=True)) / size
+    if not leak <= tolerance / 10:
+        return f"one document moves another's logits by {leak:.1e} of the largest"
+    return None
+
+
+def _sample_tokens(model: PreTrainedModel) -> torch.Tensor:
+    draw = np.random.Generator(np.random.Philox(0))
+    tokens = draw.integers(0, _vocabulary(model), size=(len(_LENGTHS), _ROW))
+    return torch.from_numpy(tokens).to(model.device)
+
+
+def _document_logits(model: PreTrainedModel, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
+    logits = []
+    for row, start, length in _places():
+        tokens = tokens_BT[row : row + 1, start : start + length]
+        logits.append(model(input_ids=tokens, use_cache=False).logits[0].float())
+    return logits
+
+
+def _packed_logits(model: PreTrainedModel, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
+    positions_BT = torch.zeros_like(tokens_BT)
+    for row, start, length in _places():
+        positions_BT[row, start : start + length] = torch.arange(length)
+    logits_BTV = model(
+        input_ids=tokens_BT, position_ids=positions_BT, use_cache=False, documents=Documents(_LENGTHS)
+    ).logits
+    return [logits_BTV[row, start : start + length].float() for row, start, length in _places()]
+
+
+def _places() -> Iterator[tuple[int, int, int]]:
+    for row, lengths in enumerate(_LENGTHS):
+        for document, length in enumerate(lengths):
+            yield row, sum(lengths[:document]), length
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return model.get_input_embeddings().weight.shape[0]
+
+
+@contextmanager
+def _narrow_windows(model: PreTrainedModel) -> Iterator[None]:
+    """Set every sliding window above the check's to the check's, in the layers and in the config."""
+    holders = [model.config.get_text_config(), *model.modules()]
+    wide = [(holder, window) for holder in holders if (window := _window(holder)) and window > _WINDOW]
+    for holder, _ in wide:
+        holder.sliding_window = _WINDOW
+    try:
+        yield
+    finally:
+        for holder, window in wide:
+            holder.sliding_window = window
+
+
+def _window(holder: object) -> int | None:
+    window = getattr(holder, "sliding_window", None)
+    return window if isinstance(window, int) else None

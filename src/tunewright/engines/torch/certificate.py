@@ -1,0 +1,101 @@
+"""Proof that merged weights on disk compute what the trained model in memory does.
+
+Log-probabilities of some real rows, before and after; the bound is twice what these rows move between a
+bf16 and an fp32 forward, so a difference below it is within what number formats do anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from tunewright.engines.protocol import EngineSpec
+from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
+from tunewright.engines.torch.load import load_model
+from tunewright.engines.torch.precision import DTYPES, compute_in
+from tunewright.errors import EngineError
+from tunewright.types import Batch
+
+MOST_ROWS = 8
+MOST_TOKENS = 256
+
+
+class Recent:
+    """The last documents trained on, for proofs on real text. Keeps one micro-batch of NumPy arrays."""
+
+    def __init__(self) -> None:
+        self._batch: Batch | None = None
+
+    def remember(self, micro_batches: Sequence[Batch]) -> None:
+        """Keep the first micro-batch of a step."""
+        if micro_batches:
+            self._batch = micro_batches[0]
+
+    def rows(self, vocabulary: int) -> list[NDArray[np.int64]]:
+        """Up to 8 documents of up to 256 tokens; seeded random tokens when nothing was trained on yet."""
+        found = [] if self._batch is None else [row[:MOST_TOKENS] for row in _documents(self._batch)]
+        found = [row for row in found if len(row) > 1][:MOST_ROWS]
+        if found:
+            return found
+        draw = np.random.Generator(np.random.Philox(0))
+        return [draw.integers(0, vocabulary, size=64) for _ in range(MOST_ROWS)]
+
+
+@torch.no_grad()
+def log_probs(model: PreTrainedModel, rows: Sequence[NDArray[np.int64]], precision: str) -> torch.Tensor:
+    """Log-probability (nats) of each row's tokens but the first, one after the other, on the CPU."""
+    model.eval()
+    parts = []
+    for row in rows:
+        tokens = torch.from_numpy(np.asarray(row, dtype=np.int64)).to(model.device)[None]
+        layout = {}
+        if model.config._attn_implementation == ATTENTION_NAME:
+            layout["documents"] = Documents(((tokens.shape[1],),))
+        with compute_in(precision, model.device):
+            logits = model(input_ids=tokens, use_cache=False, **layout).logits[0, :-1]
+        parts.append(logits.float().log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0].cpu())
+    return torch.cat(parts)
+
+
+def certify_merge(
+    folder: Path, reference: torch.Tensor, rows: Sequence[NDArray[np.int64]], spec: EngineSpec,
+    device: torch.device,
+) -> Mapping[str, object]:  # fmt: skip
+    """Load the written model and compare with `reference`. Raises EngineError beyond the bound."""
+    merged = load_model(folder, dtype=DTYPES[spec.dtype], device=device)
+    measured = float((log_probs(merged, rows, spec.precision) - reference).abs().max())
+    fine = log_probs(merged.float(), rows, "fp32")
+    coarse = log_probs(merged.bfloat16(), rows, "fp32")
+    bound = 2 * float((fine - coarse).abs().max())
+    if not measured <= bound:
+        raise EngineError(
+            "the merged model does not compute what the adapter does",
+            where=str(folder),
+            got=f"log-probabilities off by {measured:.2e}",
+            expected=f"at most {bound:.2e}",
+            hint="export the adapter without merging, or train with model.dtype: fp32",
+            code="engine.certificate",
+        )
+    return {
+        "kind": "merged",
+        "compared": "log-probabilities of next tokens",
+        "rows": len(rows),
+        "tokens": len(reference),
+        "largest_difference": measured,
+        "bound": bound,
+    }
+
+
+def _documents(batch: Batch) -> list[NDArray[np.int64]]:
+    rows = []
+    for row, lengths in enumerate(batch.doc_lengths):
+        start = 0
+        for length in lengths:
+            rows.append(batch.tokens_BT[row, start : start + length].astype(np.int64))
+            start += length
+    return rows

@@ -1,0 +1,147 @@
+"""What the machine offers to PyTorch, and what running out of memory looks like there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from tunewright.engines.protocol import DeviceFacts
+from tunewright.errors import EngineError, EngineOutOfMemory
+
+_CPU_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory")
+
+
+def detect_device(device: str) -> DeviceFacts:
+    """Facts of the requested device; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises EngineError when the device is not there.
+    """
+    if device == "auto":
+        device = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        return _cuda_facts(device, index)
+    if device == "mps":
+        return _mps_facts()
+    if device == "cpu":
+        return DeviceFacts("cpu", _cpu_name(), _host_memory_bytes(), _cpu_dtypes())
+    raise _no_device(device, "auto, cpu, mps, cuda or cuda:N", "correct `device`")
+
+
+def memory_used_bytes(device: torch.device) -> int:
+    """Peak bytes of tensors on a CUDA device, bytes held by the driver on MPS, resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return _resident_bytes()
+
+
+@contextmanager
+def raise_out_of_memory(device: torch.device) -> Iterator[None]:
+    """Turn an allocator's complaint into EngineOutOfMemory and hand cached blocks back to the device."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        message = str(error)
+    except RuntimeError as error:
+        # The CPU and MPS allocators raise a plain RuntimeError; only the text tells it apart.
+        if not _CPU_OUT_OF_MEMORY.search(str(error)) and "out of memory" not in str(error):
+            raise
+        message = str(error)
+    else:
+        return
+    # Raised outside the handlers: a chained traceback would keep the frames, and so the tensors, alive.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    raise EngineOutOfMemory(
+        f"no memory left on {device}: {message.splitlines()[0]}",
+        hint="lower train.micro_batch_size or data.seq_len, or set train.activation_checkpointing: true",
+        code="engine.out-of-memory",
+    )
+
+
+def _cuda_facts(device: str, index: str) -> DeviceFacts:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise _no_device(
+            device, "a CUDA device", "set `device: auto`, or install a driver and a CUDA build of torch"
+        )
+    if not (index or "0").isdigit() or int(index or 0) >= count:
+        raise _no_device(device, f"cuda:0 to cuda:{count - 1}", "set `device: cuda`")
+    number = int(index or 0)
+    properties = torch.cuda.get_device_properties(number)
+    # Below compute capability 8.0 bf16 is emulated and slower than fp32.
+    dtypes = ("fp32", "bf16", "fp16") if properties.major >= 8 else ("fp32", "fp16")
+    return DeviceFacts(f"cuda:{number}", properties.name, properties.total_memory, dtypes)
+
+
+def _mps_facts() -> DeviceFacts:
+    if not torch.backends.mps.is_available():
+        raise _no_device("mps", "a Mac with Apple silicon", "set `device: auto`")
+    dtypes = tuple(
+        name
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
+        if _computes_on_mps(dtype)
+    )
+    return DeviceFacts("mps", _cpu_name(), _host_memory_bytes(), dtypes)
+
+
+def _computes_on_mps(dtype: torch.dtype) -> bool:
+    try:
+        one = torch.ones(2, 2, dtype=dtype, device="mps")
+        return bool((one @ one).float().sum().item() == 8)
+    except (RuntimeError, TypeError):
+        return False
+
+
+def _cpu_dtypes() -> tuple[str, ...]:
+    """fp16 is left out on purpose: no CPU trains faster in it, and its range needs loss scaling."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    return ("fp32", "bf16") if native else ("fp32",)
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _host_memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource  # macOS: no /proc, and ru_maxrss is in bytes there
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _no_device(got: str, expected: str, hint: str) -> EngineError:
+    return EngineError(
+        "this device is not available",
+        where="device",
+        got=got,
+        expected=expected,
+        hint=hint,
+        code="engine.no-device",
+    )

@@ -1,0 +1,208 @@
+"""The PyTorch engine: one model, its adapter and its optimizer on one CUDA, MPS or CPU device.
+
+It ties the files of this folder together and holds no arithmetic of its own. Read protocol.py first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from tunewright.engines.protocol import EngineFacts, EngineSpec
+from tunewright.engines.torch.attention_check import choose_attention
+from tunewright.engines.torch.device import detect_device, memory_used_bytes, raise_out_of_memory
+from tunewright.engines.torch.export import Recent, export_adapter, export_model, load_adapter
+from tunewright.engines.torch.load import load_model
+from tunewright.engines.torch.lora import add_adapter, train_all
+from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, to_device
+from tunewright.engines.torch.optimizer import AdamW, StepOutcome
+from tunewright.engines.torch.precision import DTYPES, build_loss_scale, check_precision, compute_in
+from tunewright.engines.torch.rng import RandomState
+from tunewright.engines.torch.state import Parts, copy_buffers, restore, snapshot
+from tunewright.types import Batch, EngineState, LossSums, StepStats
+
+
+def build_engine(spec: EngineSpec) -> TorchEngine:
+    """Load the base, prove the attention on it, add what trains.
+
+    Raises ModelError for a bad folder, EngineError for what this device or model cannot do.
+    """
+    device = torch.device(detect_device(spec.device).device)
+    check_precision(spec.dtype, spec.precision, device)
+    if spec.deterministic:
+        _be_deterministic()
+    with raise_out_of_memory(device):
+        model = load_model(spec.model_folder, dtype=DTYPES[spec.dtype], device=device)
+        attention = choose_attention(model, spec.attention, spec.precision)
+        by_rows = check_head(model)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        if spec.adapter.kind == "lora":
+            add_adapter(model, spec.adapter, spec.seed)
+            if spec.adapter_folder is not None:
+                load_adapter(model, spec.adapter_folder)
+        else:
+            train_all(model)
+        if spec.activation_checkpointing:
+            _checkpoint_activations(model)
+        return TorchEngine(spec, model, device, Built(attention, by_rows, parameters))
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What build_engine found out. by_rows: the loss may be computed on label rows only."""
+
+    attention: str
+    by_rows: bool
+    base_parameters: int
+
+
+class PendingTorchStep:
+    """Device scalars of a dispatched step; reading them waits for the device."""
+
+    def __init__(self, sums: list[DeviceSums], counts: LossSums, outcome: StepOutcome) -> None:
+        self._sums, self._counts, self._outcome = sums, counts, outcome
+
+    def read(self) -> StepStats:
+        """Wait and return the numbers."""
+        loss, correct = _read_sums(self._sums)
+        sums = LossSums(loss, self._counts.weight, self._counts.tokens, correct)
+        return StepStats(sums, float(self._outcome.norm.item()), bool(self._outcome.skipped.item()))
+
+
+class TorchEngine:
+    """Implements engines.protocol.Engine; see there for what each call promises."""
+
+    def __init__(self, spec: EngineSpec, model: PreTrainedModel, device: torch.device, built: Built) -> None:
+        self._spec, self._model, self._device, self._built = spec, model, device, built
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        optimizer = AdamW(
+            trained, betas=spec.betas, epsilon=spec.epsilon, weight_decay=spec.weight_decay,
+            max_norm=spec.max_grad_norm, device=device,
+        )  # fmt: skip
+        scale = build_loss_scale(spec.precision, device)
+        self._parts = Parts(model, optimizer, RandomState(spec.seed, device), scale, copy_buffers(model))
+        self._sums: list[DeviceSums] = []
+        self._counts = LossSums()
+        self._recent = Recent()
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Counts, names and versions."""
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        if torch.version.cuda and self._device.type == "cuda":
+            versions["cuda"] = torch.version.cuda
+        trainable = sum(slot.parameter.numel() for slot in self._parts.optimizer.slots.values())
+        return EngineFacts(
+            engine="torch",
+            device=str(self._device),
+            device_name=detect_device(str(self._device)).name,
+            attention=self._built.attention,
+            parameters=self._built.base_parameters,
+            trainable_parameters=trainable,
+            versions=versions,
+        )
+
+    def forward_backward(self, micro_batches: Sequence[Batch], *, denominator: float) -> None:
+        """Add gradients; what an earlier call added survives running out of memory here."""
+        self._model.train()
+        with raise_out_of_memory(self._device), self._parts.random.active(), self._set_gradients_aside():
+            sums = [self._one_pass(batch, denominator) for batch in micro_batches]
+        self._sums += sums
+        for batch in micro_batches:
+            self._counts += _counts(batch)
+        self._recent.remember(micro_batches)
+
+    def discard_gradients(self) -> None:
+        self._parts.optimizer.discard()
+        self._sums, self._counts = [], LossSums()
+
+    def optim_step(self, *, lr: float, skip_above: float | None) -> PendingTorchStep:
+        outcome = self._parts.optimizer.step(lr=lr, skip_above=skip_above, scale=self._parts.scale)
+        pending = PendingTorchStep(self._sums, self._counts, outcome)
+        self._sums, self._counts = [], LossSums()
+        return pending
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> LossSums:
+        self._model.eval()
+        with raise_out_of_memory(self._device), compute_in(self._spec.precision, self._device):
+            sums = batch_loss(self._model, to_device(batch, self._device), by_rows=self._built.by_rows)
+            loss, correct = _read_sums([sums])
+        counts = _counts(batch)
+        return LossSums(loss, counts.weight, counts.tokens, correct)
+
+    def reduce_sum(self, values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(values)
+
+    def snapshot(self) -> EngineState:
+        return snapshot(self._parts)
+
+    def restore(self, state: EngineState) -> None:
+        restore(self._parts, state)
+        self._sums, self._counts = [], LossSums()
+
+    def export(self, folder: Path, *, merge: bool) -> Mapping[str, object]:
+        with raise_out_of_memory(self._device):
+            if self._spec.adapter.kind == "lora" and not merge:
+                return export_adapter(self._model, self._spec, folder)
+            return export_model(self._model, self._spec, folder, self._recent)
+
+    def memory_used_bytes(self) -> int:
+        return memory_used_bytes(self._device)
+
+    def _one_pass(self, batch: Batch, denominator: float) -> DeviceSums:
+        with compute_in(self._spec.precision, self._device):
+            sums = batch_loss(self._model, to_device(batch, self._device), by_rows=self._built.by_rows)
+        if sums.loss.requires_grad:
+            factor = 1.0 if self._parts.scale is None else self._parts.scale.scale
+            (sums.loss * (factor / denominator)).backward()
+        return DeviceSums(sums.loss.detach(), sums.correct)
+
+    @contextmanager
+    def _set_gradients_aside(self) -> Iterator[None]:
+        """Start from no gradients and add the earlier ones at the end, or put them back on an exception."""
+        parameters = [slot.parameter for slot in self._parts.optimizer.slots.values()]
+        earlier = [parameter.grad for parameter in parameters]
+        self._parts.optimizer.discard()
+        try:
+            yield
+        except BaseException:
+            for parameter, gradient in zip(parameters, earlier, strict=True):
+                parameter.grad = gradient
+            raise
+        for parameter, gradient in zip(parameters, earlier, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
+
+def _counts(batch: Batch) -> LossSums:
+    """Weight and number of labels, known on the host."""
+    weights = batch.weights_BT[:, 1:]
+    return LossSums(weight=float(weights.sum(dtype="float64")), tokens=int((weights > 0).sum()))
+
+
+def _read_sums(sums: Sequence[DeviceSums]) -> tuple[float, int]:
+    return sum(float(one.loss.item()) for one in sums), sum(int(one.correct.item()) for one in sums)
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    options = {"use_reentrant": False}
+    # transformers 5.23 renamed the method and warns about the old name; older ones have only the old one.
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def _be_deterministic() -> None:
+    # cuBLAS reads this when it is first used and is not deterministic without it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,96 @@
+"""The base model from its sanitised folder: safetensors only, offline, no remote code, every weight found."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from tunewright.errors import EngineError, ModelError
+
+
+def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The causal language model in `folder`, frozen, in evaluation mode, with its own eager attention.
+
+    Prints nothing and leaves the global random state alone. Raises ModelError when a weight is missing, has
+    another shape, or the folder cannot be read as a model.
+    """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                attn_implementation="eager",
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ModelError(
+                f"the model cannot be loaded: {str(error).splitlines()[0]}",
+                where=str(folder),
+                code="model.unreadable",
+            ) from error
+    _check_complete(folder, info)
+    model.config.use_cache = False
+    return model.requires_grad_(False).eval().to(device)
+
+
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """Switch the attention function of every layer."""
+    with _quiet():
+        model.set_attn_implementation(name)
+    if model.config.get_text_config()._attn_implementation != name:
+        raise EngineError(
+            f"{type(model).__name__} does not take another attention function",
+            where="model.attention",
+            got=name,
+            hint="set model.attention: eager",
+            code="engine.attention-mismatch",
+        )
+
+
+def _check_complete(folder: Path, info: dict[str, object]) -> None:
+    for key, what in (
+        ("missing_keys", "weights are missing"),
+        ("mismatched_keys", "weights have another shape"),
+    ):
+        names = sorted(str(name) for name in info.get(key) or ())  # type: ignore[attr-defined]
+        if names:
+            raise ModelError(
+                what,
+                where=str(folder),
+                got=", ".join(names[:5]) + (" …" if len(names) > 5 else ""),
+                hint="fetch the model again; a random start for a missing weight is never what you want",
+                code="model.incomplete",
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars and notices of the libraries off the terminal, and put the settings back after."""
+    level = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    offline = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
+        if offline is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = offline

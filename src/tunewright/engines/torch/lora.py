@@ -1,0 +1,150 @@
+"""LoRA layers and what trains beside them. Parameter names equal PEFT's without its `base_model.model.`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+
+from tunewright.config.schema import AdapterConfig
+from tunewright.errors import EngineError
+from tunewright.models.lora import initial_values, match_targets
+
+
+class LoraLinear(nn.Module):
+    """y = base(x) + scale · B(A(dropout(x))). A is [rank, in] and B [out, rank], both fp32; B starts at 0."""
+
+    def __init__(self, base_layer: nn.Linear, config: AdapterConfig) -> None:
+        super().__init__()
+        place = {"device": base_layer.weight.device, "dtype": torch.float32}
+        self.base_layer = base_layer
+        # skip_init: start values come from NumPy, and drawing here would move the random state.
+        self.lora_A = skip_init(nn.Linear, base_layer.in_features, config.rank, bias=False, **place)
+        self.lora_B = skip_init(nn.Linear, config.rank, base_layer.out_features, bias=False, **place)
+        nn.init.zeros_(self.lora_B.weight)
+        self.scale = config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
+        self.dropout = config.dropout
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The frozen weight; model code asks for it to learn the type."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self.base_layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.base_layer(x)
+        inner = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        if not torch.is_autocast_enabled(x.device.type):
+            inner = inner.to(self.lora_A.weight.dtype)
+        return (y + self.scale * self.lora_B(self.lora_A(inner))).to(y.dtype)
+
+    def merged_weight(self) -> torch.Tensor:
+        """base + scale · B A, added up in fp32 and rounded once to the base's type."""
+        delta = self.scale * (self.lora_B.weight @ self.lora_A.weight)
+        return (self.base_layer.weight.float() + delta).to(self.base_layer.weight.dtype)
+
+
+def add_adapter(model: nn.Module, config: AdapterConfig, seed: int) -> list[str]:
+    """Put LoRA into `model` and mark what trains; returns the names of the adapted modules, in model order.
+
+    Start values depend on (seed, module name) only. Raises EngineError for a target that is no linear layer
+    or a name in modules_to_save that the model lacks.
+    """
+    modules = dict(model.named_modules())
+    saved = _saved_modules(modules, config.modules_to_save)
+    targets = _targets(model, modules, config, saved)
+    model.requires_grad_(False)
+    for name in targets:
+        layer = LoraLinear(_as_linear(name, modules[name]), config)
+        start = initial_values(seed, name, layer.base_layer.in_features, config.rank)
+        with torch.no_grad():
+            layer.lora_A.weight.copy_(torch.from_numpy(start))
+        _replace(model, name, layer)
+    _unfreeze_biases(model, config.bias)
+    for name in saved:
+        # A copy, also of a tied head: PEFT unties in the same way, and the embedding stays as it was.
+        _replace(model, name, copy.deepcopy(modules[name]).float().requires_grad_(True))
+    _to_masters(model)
+    return targets
+
+
+def train_all(model: nn.Module) -> None:
+    """Full fine-tuning: every parameter trains, in fp32."""
+    model.float().requires_grad_(True)
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """(module name, layer) of each adapted module."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            yield name, module
+
+
+def _targets(
+    model: nn.Module, modules: dict[str, nn.Module], config: AdapterConfig, saved: list[str]
+) -> list[str]:
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    head = next((name for name, module in modules.items() if module is _head(model)), None)
+    names = linear if config.targets == "all-linear" else [name for name in modules if name]
+    matched = match_targets(names, config.targets, head=head)
+    return [name for name in matched if not any(name == s or name.startswith(f"{s}.") for s in saved)]
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    get = getattr(model, "get_output_embeddings", None)
+    return None if get is None else get()
+
+
+def _as_linear(name: str, module: nn.Module) -> nn.Linear:
+    if not isinstance(module, nn.Linear):
+        raise EngineError(
+            "only linear layers take a LoRA adapter",
+            where="adapter.targets",
+            got=f"{name} ({type(module).__name__})",
+            hint="name it in adapter.modules_to_save to train it in full",
+            code="engine.target-not-linear",
+        )
+    return module
+
+
+def _saved_modules(modules: dict[str, nn.Module], wanted: tuple[str, ...]) -> list[str]:
+    for want in wanted:
+        if not any(name == want or name.endswith(f".{want}") for name in modules):
+            raise EngineError(
+                "the model has no such module",
+                where="adapter.modules_to_save",
+                got=want,
+                code="engine.unknown-module",
+            )
+    return [name for name in modules if any(name == want or name.endswith(f".{want}") for want in wanted)]
+
+
+def _unfreeze_biases(model: nn.Module, bias: str) -> None:
+    if bias == "all":
+        for name, parameter in model.named_parameters():
+            if name == "bias" or name.endswith(".bias"):
+                parameter.requires_grad_(True)
+    elif bias == "lora_only":
+        for _, layer in lora_layers(model):
+            if layer.bias is not None:
+                layer.base_layer.bias.requires_grad_(True)
+
+
+def _to_masters(model: nn.Module) -> None:
+    """Whatever trains is held in fp32, also where the frozen rest is stored in 16 bits."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, child, module)

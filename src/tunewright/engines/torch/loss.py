@@ -1,0 +1,140 @@
+"""Weighted next-token loss, computed only on the rows that have a label.
+
+Hidden states of label rows go through the output head in chunks, so that logits never exist for prompt or
+padding positions, nor for more than one chunk at a time.
+"""
+
+# B rows, T tokens of a row, L label rows, D model width, V vocabulary
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
+from tunewright.types import Batch
+
+# Logits of one chunk, in elements: 64 MiB in fp32.
+_CHUNK_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSums:
+    """What a forward pass adds up on the device: loss carries the gradient. Both are scalars."""
+
+    loss: torch.Tensor
+    correct: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBatch:
+    """A batch on the device. rows_L: flat index into B·T of each position whose next token is a label."""
+
+    tokens_BT: torch.Tensor
+    positions_BT: torch.Tensor
+    rows_L: torch.Tensor
+    labels_L: torch.Tensor
+    weights_L: torch.Tensor
+    documents: Documents
+
+
+def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
+    """Copy a batch over, with the index of its label rows built on the host."""
+    tokens = batch.tokens_BT.astype(np.int64)
+    row, column = np.nonzero(batch.weights_BT[:, 1:] > 0)
+    labels_at = (row, column + 1)
+    on = {"device": device, "non_blocking": True}
+    return DeviceBatch(
+        tokens_BT=torch.from_numpy(tokens).to(**on),
+        positions_BT=torch.from_numpy(batch.positions_BT.astype(np.int64)).to(**on),
+        rows_L=torch.from_numpy(row * tokens.shape[1] + column).to(**on),
+        labels_L=torch.from_numpy(tokens[labels_at]).to(**on),
+        weights_L=torch.from_numpy(batch.weights_BT[labels_at].astype(np.float32)).to(**on),
+        documents=Documents(batch.doc_lengths),
+    )
+
+
+def batch_loss(model: PreTrainedModel, batch: DeviceBatch, *, by_rows: bool) -> DeviceSums:
+    """Σ weight · negative log-likelihood and the count of right argmaxes over the labels of the batch.
+
+    by_rows: as check_head decided; without it the model's own full logits are used.
+    """
+    if by_rows:
+        hidden_BTD = model.base_model(**_inputs(model, batch)).last_hidden_state
+        hidden_LD = hidden_BTD.flatten(0, 1)[batch.rows_L]
+        return _sum_chunks(model, hidden_LD, batch)
+    logits_BTV = model(**_inputs(model, batch)).logits
+    return _sums(logits_BTV.flatten(0, 1)[batch.rows_L], batch.labels_L, batch.weights_L)
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> bool:
+    """Whether hidden states → head → known logit transforms equals the model's own logits, on this model."""
+    if model.get_output_embeddings() is None or model.base_model is model:
+        return False
+    tokens_BT = torch.arange(8, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    before = model.config._attn_implementation
+    documents = {"documents": Documents(((8,),))} if before == ATTENTION_NAME else {}
+    own = model(input_ids=tokens_BT, use_cache=False, **documents).logits.float()
+    hidden = model.base_model(input_ids=tokens_BT, use_cache=False, **documents).last_hidden_state
+    ours = _head_logits(model, hidden)
+    # The same numbers from the same hidden states: only the rounding of a soft cap may differ in 16 bits.
+    tolerance = (1e-5 if hidden.dtype == torch.float32 else 2e-2) * float(own.abs().max())
+    return own.shape == ours.shape and float((own - ours.float()).abs().max()) <= tolerance
+
+
+def _inputs(model: PreTrainedModel, batch: DeviceBatch) -> dict[str, object]:
+    inputs: dict[str, object] = {
+        "input_ids": batch.tokens_BT,
+        "position_ids": batch.positions_BT,
+        "use_cache": False,
+    }
+    if model.config._attn_implementation == ATTENTION_NAME:
+        inputs["documents"] = batch.documents
+    return inputs
+
+
+def _sum_chunks(model: PreTrainedModel, hidden_LD: torch.Tensor, batch: DeviceBatch) -> DeviceSums:
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    size = max(1, _CHUNK_ELEMENTS // vocabulary)
+    if len(hidden_LD) <= size:
+        return _chunk(model, hidden_LD, batch.labels_L, batch.weights_L)
+    loss = hidden_LD.new_zeros((), dtype=torch.float32)
+    correct = torch.zeros((), dtype=torch.int64, device=hidden_LD.device)
+    chunks = zip(hidden_LD.split(size), batch.labels_L.split(size), batch.weights_L.split(size), strict=True)
+    for hidden, labels, weights in chunks:
+        # Recomputing the logits of a chunk in the backward pass costs one matmul and saves L · V floats.
+        sums = checkpoint(_chunk, model, hidden, labels, weights, use_reentrant=False)
+        loss, correct = loss + sums.loss, correct + sums.correct
+    return DeviceSums(loss, correct)
+
+
+def _chunk(
+    model: PreTrainedModel, hidden_LD: torch.Tensor, labels_L: torch.Tensor, weights_L: torch.Tensor
+) -> DeviceSums:
+    return _sums(_head_logits(model, hidden_LD), labels_L, weights_L)
+
+
+def _head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits with the scale and soft cap of the families that have one; check_head proves it complete."""
+    config = model.config.get_text_config()
+    head: nn.Module = model.get_output_embeddings()
+    logits = head(hidden)
+    if getattr(config, "logit_scale", None) is not None:
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None) is not None:
+        logits = logits / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _sums(logits_LV: torch.Tensor, labels_L: torch.Tensor, weights_L: torch.Tensor) -> DeviceSums:
+    nll_L = F.cross_entropy(logits_LV.float(), labels_L, reduction="none")
+    correct = (logits_LV.detach().argmax(-1) == labels_L).sum()
+    return DeviceSums((nll_L * weights_L).sum(), correct)
