@@ -78,16 +78,15 @@ class RunMarks:
         if not self.held_out:
             return
         started = perf_counter()
-        found = asdict(run_evaluation(self.engine, self.held_out))
+        found = run_evaluation(self.engine, self.held_out, self.metrics)
         self.losses[progress.step] = found["valid_loss"]
-        names = ("valid_loss", *("valid_token_accuracy" if m == "token_accuracy" else m for m in self.metrics))
         self.emit(
             "evaluation",
             progress.step,
             seconds=perf_counter() - started,
             epoch=progress.epoch,
             global_step=progress.step,
-            **{name: found[name] for name in names},
+            **found,
         )
 
     def save(self, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from tunewright.run.folder import RunFolder
 from tunewright.run.inputs import Inputs
 from tunewright.run.marks import Emit, RunMarks
 from tunewright.run.plan import Plan
-from tunewright.train.cadence import Cadence
+from tunewright.train.cadence import build_cadence
 from tunewright.train.guard import Guard
 from tunewright.train.loop import Loop
 from tunewright.train.schedule import build_schedule
@@ -106,7 +106,12 @@ def build_loop(
         engine=marks.engine,
         batches=stream.steps,
         learning_rate=build_schedule(config.train, plan.total_steps, plan.learning_rate),
-        cadence=Cadence.build(config, plan.steps_per_epoch, plan.total_steps),
+        cadence=build_cadence(
+            config.checkpoint,
+            config.evaluate,
+            steps_per_epoch=plan.steps_per_epoch,
+            total_steps=plan.total_steps,
+        ),
         guard=Guard(),
         marks=marks,
         stop=stop,
