@@ -1,0 +1,50 @@
+"""Send each event to the log and to every tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tunewright.trackers.console import ConsoleTracker
+from tunewright.trackers.jsonl import EventLog
+from tunewright.trackers.protocol import Tracker
+
+TRACKERS: dict[str, Callable[[int], Tracker]] = {"console": ConsoleTracker}
+
+
+class Fanout:
+    """The log comes first and must work. A tracker that fails is reported once and left out from then on."""
+
+    def __init__(self, log: EventLog, trackers: dict[str, Tracker]) -> None:
+        self._log = log
+        self._trackers = trackers
+
+    def emit(self, type: str, step: int, **fields: Any) -> None:
+        """Number, date and send one event. Raises OSError when the log cannot be written."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        event = self._log.emit({"type": type, "time": time, "step": step, **fields})
+        for name, tracker in tuple(self._trackers.items()):
+            try:
+                tracker.emit(event)
+            except Exception as error:  # noqa: BLE001 - a process edge: an outside service must not end a run
+                del self._trackers[name]
+                self.emit("warning", step, message=f"tracker {name} failed and is left out: {error}")
+
+    def close(self) -> None:
+        """Close the trackers, then the log."""
+        for tracker in self._trackers.values():
+            tracker.close()
+        self._log.close()
+
+
+@contextmanager
+def open_trackers(names: Sequence[str], log: Path, total_steps: int) -> Iterator[Callable[..., None]]:
+    """The function that emits an event, for as long as the body runs. Raises OSError."""
+    fanout = Fanout(EventLog(log), {name: TRACKERS[name](total_steps) for name in names})
+    try:
+        yield fanout.emit
+    finally:
+        fanout.close()

@@ -1,0 +1,50 @@
+"""What every tracker gets: events, with one vocabulary of metric names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+Event = Mapping[str, Any]
+
+EVENT_TYPES = (
+    "run_started",
+    "step",
+    "evaluation",
+    "checkpoint",
+    "export",
+    "sample",
+    "warning",
+    "amended",
+    "resumed",
+    "run_finished",
+)
+
+# name → unit, for every metric of a `step` and an `evaluation` event, the API, CSV files and outside trackers.
+STEP_METRICS = {
+    "loss": "nats per label",
+    "learning_rate": "",
+    "gradient_norm": "",
+    "tokens_per_second": "real tokens/s",
+    "gpu_memory_used": "MiB",
+    "epoch": "passes",
+    "global_step": "steps",
+    "loss_tokens": "labels",
+    "token_accuracy": "share",
+    "data_seconds": "s",
+    "step_seconds": "s",
+    "communication_seconds": "s",
+    "skipped_steps": "steps",
+}
+EVALUATION_METRICS = {
+    "valid_loss": "nats per label",
+    "valid_token_accuracy": "share",
+    "perplexity": "",
+}
+
+
+class Tracker(Protocol):
+    """Receives every event of a run in order."""
+
+    def emit(self, event: Event) -> None: ...
+    def close(self) -> None: ...
