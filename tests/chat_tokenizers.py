@@ -42,8 +42,12 @@ def write_tokenizer(
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
     names = [bos, eos, *special, *dict.fromkeys(m.group() for m in _SPECIAL.finditer(template or ""))]
-    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in dict.fromkeys(names)])
-    backend.add_tokens([AddedToken(name, normalized=False, special=False) for name in _PLAIN if name in (template or "")])
+    backend.add_special_tokens(
+        [AddedToken(name, normalized=False, special=True) for name in dict.fromkeys(names)]
+    )
+    backend.add_tokens(
+        [AddedToken(name, normalized=False, special=False) for name in _PLAIN if name in (template or "")]
+    )
     backend.post_processor = processors.ByteLevel(trim_offsets=True)
     if add_bos:
         start = processors.TemplateProcessing(
@@ -52,7 +56,12 @@ def write_tokenizer(
         backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), start])
     folder.mkdir(parents=True, exist_ok=True)
     backend.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": eos, "pad_token": eos}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": bos,
+        "eos_token": eos,
+        "pad_token": eos,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     if stops:
         generation = {"eos_token_id": [backend.token_to_id(name) for name in stops]}

@@ -44,7 +44,11 @@ TOOL = json.dumps(
         "function": {
             "name": "weather",
             "description": "Look up weather",
-            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
         },
     }
 )
@@ -78,7 +82,9 @@ HEADER = "the twin also trains the header, which the generation prompt already h
 NEWLINE = "the twin also trains the line end after the header, which the generation prompt already holds"
 PREFILL = "the generation prompt already holds the opening of the reasoning, so the model never writes it"
 HISTORY = "the template renders a turn differently once it is history; the twin trains a text never seen at inference"
-TOOL_OUTPUT = "the template opens the next model turn after a tool response only in history, so the model writes it"
+TOOL_OUTPUT = (
+    "the template opens the next model turn after a tool response only in history, so the model writes it"
+)
 REFUSED = "the template refuses tool turns (Gemma: system turns too); the twin refuses them as well"
 
 # What differs, why, and in which families and scenarios.
@@ -168,8 +174,12 @@ def compare(tokenizer: ChatTokenizer, family: str, scenario: str) -> str:
     if examples[0].tokens_T.tolist() != ids:
         return "other text"
     ours = [weight > 0 for weight in examples[0].weights_T.tolist()]
-    only = [("both" if a == b else "ours" if a else "twin", i) for a, b, i in zip(ours, mask, ids, strict=True)]
-    runs = [(who, [i for _, i in run]) for who, run in groupby(only, key=lambda pair: pair[0]) if who != "both"]
+    only = [
+        ("both" if a == b else "ours" if a else "twin", i) for a, b, i in zip(ours, mask, ids, strict=True)
+    ]
+    runs = [
+        (who, [i for _, i in run]) for who, run in groupby(only, key=lambda pair: pair[0]) if who != "both"
+    ]
     texts = dict.fromkeys(f"only {who}: {tokenizer.decode(run, skip_special=False)}" for who, run in runs)
     return " · ".join(texts)
 
@@ -200,7 +210,11 @@ def as_chat(message: Message) -> dict[str, Any]:
         chat["reasoning_content"] = message.reasoning
     if message.tool_calls:
         chat["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": json.loads(c.arguments)}}
+            {
+                "id": c.id,
+                "type": "function",
+                "function": {"name": c.name, "arguments": json.loads(c.arguments)},
+            }
             for c in message.tool_calls
         ]
     if message.tool_call_id:

@@ -18,9 +18,7 @@ _STREAM = 3  # keeps this hash apart from the two that order rows
 PreparedRow = tuple[Example, ...]
 
 
-def choose_held_out(
-    sources: Sequence[Sequence[bytes]], *, share: float, seed: int
-) -> list[list[bool]]:
+def choose_held_out(sources: Sequence[Sequence[bytes]], *, share: float, seed: int) -> list[list[bool]]:
     """For each row of each source, by its fingerprint, whether it is held out.
 
     Takes at least round(share · rows) rows, and one when any share is asked for; never the last distinct

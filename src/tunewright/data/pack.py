@@ -19,7 +19,9 @@ def pack_lengths(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         length = lengths[index]
         if length > capacity:
             raise DataError(
-                f"an example of {length} tokens does not fit", expected=f"at most {capacity}", code="data.overlong"
+                f"an example of {length} tokens does not fit",
+                expected=f"at most {capacity}",
+                code="data.overlong",
             )
         place = next((b for b, left in enumerate(free) if left >= length), len(bins))
         if place == len(bins):

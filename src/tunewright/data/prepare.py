@@ -111,7 +111,9 @@ class _Survey:
         share = self._data.eval if isinstance(self._data.eval, float) else 0.0
         held = choose_held_out(prints, share=share, seed=seed)
         train_sources: list[tuple[list[Example], float]] = []
-        eval_rows: list[PreparedRow] = [row for use, *_, rows in self._sources if use == "eval" for row in rows]
+        eval_rows: list[PreparedRow] = [
+            row for use, *_, rows in self._sources if use == "eval" for row in rows
+        ]
         train_rows = 0
         for (_, _, _, weight, _, rows), out in zip(train, held, strict=True):
             kept = [row for row, is_out in zip(rows, out, strict=True) if not is_out]
@@ -139,7 +141,10 @@ class _Survey:
             return ()
         self._tally.outcomes[fit.outcome] += 1
         if fit.outcome != "kept":
-            reason, severity = _OVERLONG[fit.outcome], "note" if fit.outcome in ("cut", "split") else "warning"
+            reason, severity = (
+                _OVERLONG[fit.outcome],
+                "note" if fit.outcome in ("cut", "split") else "warning",
+            )
             detail = f"{row.source}: {longest} tokens, data.seq_len is {self._data.seq_len}"
             self._tally.add(f"data.{fit.outcome.replace(' ', '-')}", severity, reason, row.source, detail)
         return fit.examples
@@ -166,14 +171,18 @@ class _Survey:
         if len(self._errors) < _ERRORS_SHOWN:
             self._errors.append(error)
 
-    def _count_duplicates(self, rows: Sequence[Sequence[PreparedRow]], prints: Sequence[Sequence[bytes]]) -> None:
+    def _count_duplicates(
+        self, rows: Sequence[Sequence[PreparedRow]], prints: Sequence[Sequence[bytes]]
+    ) -> None:
         seen: dict[bytes, str] = {}
         for source, source_prints in zip(rows, prints, strict=True):
             for row, print_ in zip(source, source_prints, strict=True):
                 place = str(row[0].source)
                 first = seen.setdefault(print_, place)
                 if first != place:
-                    self._tally.add("data.duplicate", "note", "exact duplicate rows", place, f"{place} repeats {first}")
+                    self._tally.add(
+                        "data.duplicate", "note", "exact duplicate rows", place, f"{place} repeats {first}"
+                    )
         for use, *_, held in self._sources:
             for row in held if use == "eval" else ():
                 first = seen.get(fingerprint(row))

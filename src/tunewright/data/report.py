@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tunewright.files import write_json
 from tunewright.types import Example, SourceRef
 
 LINES_LISTED = 20
@@ -95,8 +96,6 @@ class DataReport:
 
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
-        from tunewright.files import write_json
-
         write_json(path, self.to_json())
 
     def text(self) -> str:
@@ -111,7 +110,10 @@ class DataReport:
     def facts(self) -> list[tuple[str, str]]:
         """The figures as name and value, in the order in which a person wants them."""
         facts = [
-            (f"{s.use} source", f"{s.path} ({s.format}, {s.rows_used:,} of {s.rows_read:,} rows, weight {s.weight:g})")
+            (
+                f"{s.use} source",
+                f"{s.path} ({s.format}, {s.rows_used:,} of {s.rows_read:,} rows, weight {s.weight:g})",
+            )
             for s in self.sources
         ]
         return facts + [
@@ -173,7 +175,9 @@ class Tally:
     def findings(self) -> tuple[Finding, ...]:
         """All findings, errors first."""
         ranks = ("error", "warning", "note")
-        found = [Finding(c, f.severity, f.what, f.count, tuple(f.where), f.first) for c, f in self._open.items()]
+        found = [
+            Finding(c, f.severity, f.what, f.count, tuple(f.where), f.first) for c, f in self._open.items()
+        ]
         return tuple(sorted(found, key=lambda finding: ranks.index(finding.severity)))
 
     def buckets(self) -> tuple[LengthBucket, ...]:

@@ -40,7 +40,9 @@ class StepStream:
     ) -> None:
         self._examples = tuple(examples for examples, _ in sources)
         self._starts = tuple(row_starts(examples) for examples in self._examples)
-        counts = [(len(starts) - 1, weight) for starts, (_, weight) in zip(self._starts, sources, strict=True)]
+        counts = [
+            (len(starts) - 1, weight) for starts, (_, weight) in zip(self._starts, sources, strict=True)
+        ]
         self._order = EpochOrder(counts, seed)
         self._batch_size = batch_size
         self._shape = BatchShape(micro_batch_size, seq_len, packing, pad_id)

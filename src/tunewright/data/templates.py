@@ -220,7 +220,9 @@ def _template_message(message: Message, mapping: bool) -> dict[str, JsonValue]:
 
 
 def _template_call(call: ToolCall, mapping: bool) -> JsonValue:
-    arguments: JsonValue = _parse_json(call.arguments, f"the arguments of {call.name}") if mapping else call.arguments
+    arguments: JsonValue = (
+        _parse_json(call.arguments, f"the arguments of {call.name}") if mapping else call.arguments
+    )
     fields: dict[str, JsonValue] = {
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
@@ -232,7 +234,9 @@ def _parse_json(text: str, what: str) -> JsonValue:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise DataError(f"{what} is not JSON: {error}", got=repr(text[:80]), code="data.bad-tool-json") from error
+        raise DataError(
+            f"{what} is not JSON: {error}", got=repr(text[:80]), code="data.bad-tool-json"
+        ) from error
 
 
 def _read_template(path: Path) -> str:
