@@ -36,7 +36,7 @@ def resolve_engine(requested: str) -> str:
 
 
 def detect_device(name: str, device: str) -> DeviceFacts:
-    """What `device` (auto, cpu, mps, cuda, cuda:N) offers to engine `name`; `auto` takes the fastest there is.
+    """What `device` (auto, cpu, mps, cuda, cuda:N) offers to engine `name`; `auto` takes the fastest.
 
     Raises EngineError when the engine is not installed or the device is not there.
     """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -60,20 +61,19 @@ def document_attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    is_causal: bool | None = None,
     documents: Documents | None = None,
-    **kwargs: object,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each document; padding gets zeros.
 
-    query [B, H, T, D], key and value [B, H or fewer, T, D] → [B, T, H, D]. `sliding_window` w: a token sees
-    itself and the w - 1 tokens before it. Raises UnsupportedAttentionError for what it does not do.
+    query [B, H, T, D], key and value [B, H or fewer, T, D] → [B, T, H, D]. Families add `softcap` and
+    `sliding_window` w: a token sees itself and the w - 1 tokens before it. Raises UnsupportedAttentionError
+    for what it does not do.
     """
-    _check_supported(module, attention_mask, is_causal, documents, kwargs)
-    assert documents is not None
-    rule = _Rule(scaling, sliding_window, softcap, dropout)
+    if documents is None:
+        raise UnsupportedAttentionError("the model does not pass the document layout to its attention")
+    _check_supported(module, attention_mask, kwargs)
+    rule = _Rule(scaling, kwargs.get("sliding_window"), kwargs.get("softcap"), dropout)
     pieces: dict[tuple[int, int], torch.Tensor] = {}
     for length, places in documents.by_length().items():
         parts = (_gather(x_BHTD, places, length) for x_BHTD in (query, key, value))
@@ -85,15 +85,9 @@ def document_attention(
 
 
 def _check_supported(
-    module: torch.nn.Module,
-    attention_mask: torch.Tensor | None,
-    is_causal: bool | None,
-    documents: Documents | None,
-    kwargs: dict[str, object],
+    module: torch.nn.Module, attention_mask: torch.Tensor | None, kwargs: dict[str, Any]
 ) -> None:
-    if documents is None:
-        raise UnsupportedAttentionError("the model does not pass the document layout to its attention")
-    if is_causal is False or getattr(module, "is_causal", True) is False:
+    if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedAttentionError("the model attends in both directions")
     if attention_mask is not None:
         raise UnsupportedAttentionError("the model brings a mask of its own")

@@ -189,7 +189,10 @@ def _counts(batch: Batch) -> LossSums:
 
 
 def _read_sums(sums: Sequence[DeviceSums]) -> tuple[float, int]:
-    return sum(float(one.loss.item()) for one in sums), sum(int(one.correct.item()) for one in sums)
+    if not sums:
+        return 0.0, 0
+    losses = torch.stack([one.loss for one in sums]).tolist()
+    return sum(losses), int(torch.stack([one.correct for one in sums]).sum().item())
 
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:

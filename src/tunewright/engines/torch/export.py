@@ -1,4 +1,4 @@
-"""Servable models: the adapter in PEFT format, or merged weights, each with a certificate of what was proven."""
+"""Servable models: the adapter in PEFT format, or merged weights, each with a certificate of the proof."""
 
 from __future__ import annotations
 

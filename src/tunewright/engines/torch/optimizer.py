@@ -97,8 +97,8 @@ class AdamW:
             [slot.second for slot in group],
             [],
             [self.count] * len(group),
-            lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=self.epsilon, amsgrad=False, maximize=False,
-            grad_scale=factor, found_inf=skipped.float(),
+            lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=self.epsilon,
+            amsgrad=False, maximize=False, grad_scale=factor, found_inf=skipped.float(),
         )  # fmt: skip
 
     def _select_update(

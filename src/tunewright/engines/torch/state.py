@@ -21,7 +21,7 @@ from tunewright.types import Array, EngineState, JsonValue
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of an engine that change while it trains. start_buffers: values they had when it was built."""
+    """The parts of an engine that change while it trains. start_buffers: their first values."""
 
     model: nn.Module
     optimizer: AdamW
@@ -55,7 +55,7 @@ def snapshot(parts: Parts) -> EngineState:
 
 @torch.no_grad()
 def restore(parts: Parts, state: EngineState) -> None:
-    """Continue from `state`. Raises CheckpointError, with nothing changed, when it belongs to another setup."""
+    """Continue from `state`. Raises CheckpointError, with nothing changed, when it does not fit."""
     slots = _slots(parts.optimizer)
     buffers = {f"buffer/{name}": buffer for name, buffer in parts.model.named_buffers()}
     random = {f"rng/{name}": tensor for name, tensor in parts.random.states.items()}
