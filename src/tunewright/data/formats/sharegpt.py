@@ -1,0 +1,48 @@
+"""ShareGPT: conversations of {from, value}; optional system and tools."""
+
+from __future__ import annotations
+
+from tunewright.data.formats.conversation import build_conversation
+from tunewright.data.formats.field import Field
+from tunewright.data.formats.lists import read_list
+from tunewright.data.formats.tools import read_call_text, read_tools
+from tunewright.data.formats.weights import read_weight
+from tunewright.types import Conversation, Message, Role
+
+ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
+
+
+def parse_sharegpt(row: Field) -> Conversation:
+    """Turns by `from`; a `function_call` turn holds JSON text, an `observation` what the tool returned."""
+    turns = row.child("conversations")
+    messages = [_read_turn(turn) for turn in read_list(turns)]
+    if system := row.child("system").optional_text():
+        if any(message.role == "system" for message in messages):
+            raise row.child("system").error(
+                "is given, and a system turn as well", code="data.role-order", expected="one of the two"
+            )
+        messages.insert(0, Message("system", system))
+    return build_conversation(turns, messages, read_tools(row.child("tools")))
+
+
+def _read_turn(turn: Field) -> Message:
+    sender = turn.child("from")
+    role = ROLES.get(sender.text())
+    if role is None:
+        raise sender.error(
+            "is not a known role", code="data.unknown-role", got=repr(sender.value), expected=", ".join(ROLES)
+        )
+    value = turn.child("value")
+    weight = read_weight(turn.child("weight"), role)
+    if sender.value == "function_call":
+        return Message(role, "", weight=weight, tool_calls=read_call_text(value))
+    return Message(role, value.text(), weight=weight)

@@ -1,0 +1,108 @@
+"""From a path to raw rows: which files it names, and the reader of each kind of file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tunewright.data.csv_rows import iter_csv_rows
+from tunewright.data.json_rows import iter_json_rows
+from tunewright.data.parquet_rows import iter_parquet_rows
+from tunewright.data.raw_row import RawRow
+from tunewright.errors import DataError
+
+READERS: dict[str, Callable[[Path, str], Iterator[RawRow | DataError]]] = {
+    ".json": iter_json_rows,
+    ".jsonl": iter_json_rows,
+    ".parquet": iter_parquet_rows,
+    ".csv": iter_csv_rows,
+}
+COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".7z", ".tar", ".tgz"})
+_KINDS = ", ".join(READERS)
+
+
+def read_raw_rows(path: Path) -> Iterator[RawRow]:
+    """Rows of a file or folder, lazily. Raises the first DataError."""
+    for row in iter_raw_rows(path):
+        if isinstance(row, DataError):
+            raise row
+        yield row
+
+
+def iter_raw_rows(path: Path, shown: str | None = None) -> Iterator[RawRow | DataError]:
+    """As read_raw_rows, but a fault of one row comes as a value in its place; faults of a file are raised.
+
+    shown: the name of `path` in messages and in each row's source.
+    """
+    shown = shown or str(path)
+    for file in find_files(path, shown):
+        name = shown if file == path else str(Path(shown) / file.name)
+        yield from _iter_file(file, name)
+
+
+def find_files(path: Path, shown: str) -> list[Path]:
+    """The file itself, or the data files of a folder by name. Raises DataError when there is none."""
+    if not path.exists():
+        raise DataError(
+            "no such file or folder",
+            where=shown,
+            hint=f"relative paths start at the folder of the run file, here {path.parent.absolute()}",
+            code="data.no-such-file",
+        )
+    if path.is_dir():
+        return _files_in(path, shown)
+    if not path.is_file():
+        raise DataError("not a regular file", where=shown, expected=_KINDS, code="data.unsupported-file")
+    _check_kind(path, shown)
+    return [path]
+
+
+def _files_in(folder: Path, shown: str) -> list[Path]:
+    entries = sorted(
+        entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")
+    )
+    for entry in entries:
+        # Leaving out half of a data set because it is compressed would go unnoticed.
+        if entry.suffix.lower() in COMPRESSED:
+            _check_kind(entry, str(Path(shown) / entry.name))
+    files = [entry for entry in entries if entry.suffix.lower() in READERS]
+    if not files:
+        names = ", ".join(entry.name for entry in entries[:5])
+        raise DataError(
+            "the folder has no data files",
+            where=shown,
+            got=names or "no files",
+            expected=f"files ending in {_KINDS}",
+            hint="folders inside it are not searched",
+            code="data.no-data-files",
+        )
+    return files
+
+
+def _check_kind(path: Path, shown: str) -> None:
+    kind = path.suffix.lower()
+    if kind in READERS:
+        return
+    hint = "decompress it first" if kind in COMPRESSED else "convert it, for example to JSONL"
+    raise DataError(
+        "this kind of file cannot be read",
+        where=shown,
+        got=kind or "a name without an ending",
+        expected=_KINDS,
+        hint=hint,
+        code="data.unsupported-file",
+    )
+
+
+def _iter_file(path: Path, shown: str) -> Iterator[RawRow | DataError]:
+    is_empty = True
+    try:
+        for row in READERS[path.suffix.lower()](path, shown) if path.stat().st_size else ():
+            is_empty = False
+            yield row
+    except OSError as error:
+        raise DataError(
+            f"the file cannot be read: {error.strerror or error}", where=shown, code="data.unreadable-file"
+        ) from error
+    if is_empty:
+        raise DataError("the file holds no rows", where=shown, code="data.empty-file")
