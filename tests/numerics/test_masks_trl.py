@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_tokenizers import write_tokenizer
 
+from chat_tokenizers import write_tokenizer
 from tunewright.config.schema import DataConfig
 from tunewright.data.mask import build_examples
 from tunewright.data.templates import TEMPLATE_DATE, ChatTokenizer, load_tokenizer
@@ -81,7 +81,7 @@ SCENARIOS: dict[str, tuple[tuple[Message, ...], tuple[str, ...]]] = {
 HEADER = "the twin also trains the header, which the generation prompt already holds"
 NEWLINE = "the twin also trains the line end after the header, which the generation prompt already holds"
 PREFILL = "the generation prompt already holds the opening of the reasoning, so the model never writes it"
-HISTORY = "the template renders a turn differently once it is history; the twin trains a text never seen at inference"
+HISTORY = "the template renders a turn differently once it is history; the twin trains text never seen then"
 TOOL_OUTPUT = (
     "the template opens the next model turn after a tool response only in history, so the model writes it"
 )
@@ -94,7 +94,8 @@ EXPLAINED: tuple[tuple[str, str, str], ...] = (
         "only twin: <｜Assistant｜>",
         HEADER,
         "deepseek_r1_distill/single deepseek_r1_distill/system deepseek_r1_distill/multi "
-        "deepseek_r1_distill/reasoning deepseekv3/single deepseekv3/system deepseekv3/multi deepseekv3/reasoning",
+        "deepseek_r1_distill/reasoning deepseekv3/single deepseekv3/system deepseekv3/multi "
+        "deepseekv3/reasoning",
     ),
     (
         "only twin: <｜Assistant｜> · only twin: <｜tool▁outputs▁end｜>",
@@ -126,8 +127,8 @@ EXPLAINED: tuple[tuple[str, str, str], ...] = (
         "2 renderings",
         HISTORY,
         "diffusion_gemma/reasoning glm4moe/reasoning gptoss/multi gptoss/reasoning qwen3/multi qwen3/tools "
-        "qwen3/reasoning nemotron_3_5_lightning/reasoning nemotron_3_nano/reasoning nemotron_3_super/reasoning "
-        "nemotron_3_ultra/reasoning qwen3_5_nothink/multi qwen3_5_nothink/reasoning qwen3_5_think/multi "
+        "qwen3/reasoning nemotron_3_5_lightning/reasoning nemotron_3_nano/reasoning "
+        "nemotron_3_super/reasoning nemotron_3_ultra/reasoning qwen3_5_nothink/multi qwen3_5_nothink/reasoning qwen3_5_think/multi "
         "qwen3_5_think/reasoning qwen3_6/multi qwen3_6/reasoning",
     ),
 )

@@ -1,4 +1,4 @@
-"""`tunewright data check` and `tunewright data show`: look at data as the model would see it, without torch."""
+"""`tunewright data check` and `data show`: look at data as the model would see it, without torch."""
 
 from __future__ import annotations
 

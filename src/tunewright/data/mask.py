@@ -47,7 +47,7 @@ def render_row(row: Row, tokenizer: ChatTokenizer, data: DataConfig) -> Rendered
             raise DataError(
                 "no token of this row would be trained",
                 expected="an answer with a loss weight above 0",
-                hint="check that the row has an assistant turn (or completion) and the weights of its messages",
+                hint="check that the row has an answer, and the weights of its messages",
                 code="data.no-trained-token",
             )
     except DataError as error:

@@ -150,15 +150,8 @@ class _Survey:
         return fit.examples
 
     def _note_rendering(self, row: Row, rendered: RenderedRow) -> None:
-        notes = (
-            ("data.no-end-of-turn", rendered.missing_end, "trained turns that no special token closes",
-             "the model will not learn to stop there"),
-            ("data.shifted-prompt", rendered.shifted_prompts, "trained turns without the whole generation prompt",
-             "the template writes something into the prompt that it does not render in the turn"),
-            ("data.turns-left-out", rendered.left_out, "turns not trained because data.thinking is last_only",
-             "the template renders them differently once they are history"),
-        )  # fmt: skip
-        for code, count, what, why in notes:
+        counts = (rendered.missing_end, rendered.shifted_prompts, rendered.left_out)
+        for (code, what, why), count in zip(_NOTES, counts, strict=True):
             if count:
                 self._tally.add(code, "warning", what, row.source, f"{row.source}: {why}", count)
         if rendered.dropped:
@@ -222,6 +215,23 @@ class _Survey:
         )
 
 
+_NOTES = (
+    (
+        "data.no-end-of-turn",
+        "trained turns that no special token closes",
+        "the model will not learn to stop there",
+    ),
+    (
+        "data.shifted-prompt",
+        "trained turns without the whole generation prompt",
+        "the template writes something into the prompt that it does not render in the turn",
+    ),
+    (
+        "data.turns-left-out",
+        "turns not trained because data.thinking is last_only",
+        "the template renders them differently once they are history",
+    ),
+)
 _DROPPED = "rows with content that the chat template drops"
 _OVERLONG = {
     "cut": "rows cut at data.seq_len",

@@ -48,7 +48,7 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class LengthBucket:
-    """Rendered examples longer than the bucket before and of at most `up_to` tokens, before the length rule."""
+    """Examples above the bucket before and of at most `up_to` tokens, before the length rule."""
 
     up_to: int
     examples: int
@@ -109,14 +109,15 @@ class DataReport:
 
     def facts(self) -> list[tuple[str, str]]:
         """The figures as name and value, in the order in which a person wants them."""
-        facts = [
+        sources = [
             (
                 f"{s.use} source",
                 f"{s.path} ({s.format}, {s.rows_used:,} of {s.rows_read:,} rows, weight {s.weight:g})",
             )
             for s in self.sources
         ]
-        return facts + [
+        return [
+            *sources,
             ("rows read", f"{self.rows_read:,}"),
             ("rows kept", f"{self.rows_kept:,}"),
             (f"rows cut (above {self.seq_len} tokens)", f"{self.rows_cut:,}"),

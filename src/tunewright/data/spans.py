@@ -9,15 +9,15 @@ turn is seen exactly as inference would see it.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from tunewright.config.schema import DataConfig
 from tunewright.data.templates import ChatTokenizer, find_turn_end
 from tunewright.errors import DataError
-from tunewright.types import Conversation, Message
+from tunewright.types import Conversation, JsonValue, Message
 
 _REASONING = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
 
@@ -129,7 +129,7 @@ def _render_prompt(
         # opens an assistant turn elsewhere opens it here, and this is the only assistant turn so far.
         probe = (Message("user", "question"),)
         plain, prompted = tokenizer.render(probe), tokenizer.render(probe, generation_prompt=True)
-        header = prompted[len(os.path.commonprefix([plain, prompted])) :]
+        header = prompted[_shared_length(plain, prompted) :]
         at = through.find(header)
         return through[: at + len(header)] if header and at >= 0 else prompted
 
@@ -139,8 +139,8 @@ def _shifted_start(
 ) -> int:
     """Where the turn begins when the prompt says more than the rendered turn (a prefilled `<think>`, say):
     after the last special token or line end that both share, which must lie in the generation prompt."""
-    shared = len(os.path.commonprefix([text, prompt]))
-    history = len(os.path.commonprefix([tokenizer.render(before, tools), prompt])) if before else 0
+    shared = _shared_length(text, prompt)
+    history = _shared_length(tokenizer.render(before, tools), prompt) if before else 0
     ends = [m.end() for m in tokenizer.special_pattern.finditer(text) if m.end() <= shared]
     start = max([text.rfind("\n", 0, shared) + 1, *ends])
     if start <= history:
@@ -154,8 +154,12 @@ def _shifted_start(
     return start
 
 
+def _shared_length(a: str, b: str) -> int:
+    return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 def _share_renderings(turns: Sequence[_Turn], tokenizer: ChatTokenizer) -> list[_Host]:
-    """Put each turn into the latest rendering that shows it as inference does; rows in order of their turns."""
+    """Put each turn into the latest rendering that shows it as inference does, in order of turns."""
     hosts: list[_Host] = []
     for turn in reversed(turns):
         shown = turn.text[: turn.sure_end]
@@ -237,8 +241,8 @@ def _shows(part: str, texts: Sequence[str]) -> bool:
 
 def _tool_name(tool: str) -> str:
     try:
-        parsed = json.loads(tool)
+        parsed = cast(JsonValue, json.loads(tool))
     except ValueError:
         return ""
-    function = parsed.get("function", parsed) if isinstance(parsed, dict) else {}
+    function = parsed.get("function", parsed) if isinstance(parsed, dict) else None
     return str(function.get("name", "")) if isinstance(function, dict) else ""

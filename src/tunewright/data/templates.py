@@ -47,7 +47,7 @@ def load_tokenizer(folder: Path, chat_template: Path | None) -> ChatTokenizer:
     logging.set_verbosity_error()  # it warns that the class differs from tokenizer_config, which is intended
     try:
         hugging = cast(Any, PreTrainedTokenizerFast).from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # noqa: BLE001 - the Rust tokenizer raises bare Exception on a bad file
+    except Exception as error:  # the Rust tokenizer raises bare Exception
         raise ModelError(
             f"the tokenizer cannot be read: {error}", where=str(folder), code="model.bad-tokenizer"
         ) from error
@@ -114,7 +114,7 @@ class ChatTokenizer:
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise DataError(
                 f"the chat template refuses this conversation: {error}",
-                hint="the template may not know this role, order of roles or tools; see docs/concepts/tokens-and-masks.md",
+                hint="the template may not know this role, this order of roles, or tools",
                 code="data.template-refused",
             ) from error
 
@@ -136,7 +136,7 @@ class ChatTokenizer:
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
 
     def opening_stop(self, role: Role) -> str:
-        """The token that opens a turn of `role` after an assistant turn if generation stops at it, else empty."""
+        """The token that opens a turn of `role` after an answer, if generation stops at it; else empty."""
         if role not in self._openings:
             self._openings[role] = self._find_opening(role)
         return self._openings[role]
@@ -251,7 +251,7 @@ def _read_template(path: Path) -> str:
 
 
 def _own_template(hugging: Any) -> str | None:
-    template = hugging.chat_template
+    template = cast(str | dict[str, str] | None, hugging.chat_template)
     return template.get("default") if isinstance(template, dict) else template
 
 
@@ -261,9 +261,10 @@ def _fix_date(template: str) -> str:
 
 def _generation_stops(folder: Path) -> list[int]:
     try:
-        eos = json.loads((folder / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
-    except (OSError, ValueError, AttributeError):
+        config = cast(JsonValue, json.loads((folder / "generation_config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return []
+    eos = config.get("eos_token_id") if isinstance(config, dict) else None
     return [i for i in (eos if isinstance(eos, list) else [eos]) if isinstance(i, int)]
 
 

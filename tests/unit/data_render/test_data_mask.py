@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chat_tokenizers import CHATML, write_tokenizer
 
+from chat_tokenizers import CHATML, write_tokenizer
 from tunewright.config.schema import DataConfig
 from tunewright.data.mask import build_examples, render_row
 from tunewright.data.templates import ChatTokenizer, load_tokenizer
@@ -199,7 +199,7 @@ def test_a_row_without_a_trained_token_is_an_error(tmp_path: Path, row: Row) -> 
 
 
 def test_a_refused_row_names_its_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="^rows.jsonl:7: .*no tools"):
+    with pytest.raises(DataError, match=r"^rows\.jsonl:7: .*no tools"):
         build_examples(chat(U1, A1), make(tmp_path, "{{ raise_exception('no tools') }}"), settings())
 
 

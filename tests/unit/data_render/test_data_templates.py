@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_tokenizers import CHATML, write_tokenizer
 
+from chat_tokenizers import CHATML, write_tokenizer
 from tunewright.data.templates import TEMPLATE_DATE, ChatTokenizer, load_tokenizer
 from tunewright.errors import DataError, ModelError
 from tunewright.types import Message, ToolCall
@@ -31,8 +31,7 @@ from tunewright.types import Conversation, Message, SourceRef
 tokenizer = load_tokenizer(Path({str(tmp_path)!r}), None)
 row = Conversation((Message("user", "Hi"), Message("assistant", "Hello")), (), SourceRef("a", 1))
 assert build_examples(row, tokenizer, DataConfig(train="a"))
-loaded = [name for name in sys.modules if name == "torch" or ".auto" in name and name.startswith("transformers.models")]
-print(loaded)
+print([name for name in sys.modules if name == "torch" or name.startswith("transformers.models.auto")])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
@@ -74,14 +73,14 @@ def test_a_template_file_replaces_the_models_own(tmp_path: Path) -> None:
 
 
 def test_a_missing_template_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="none.jinja"):
+    with pytest.raises(ModelError, match=r"none\.jinja"):
         load_tokenizer(write_tokenizer(tmp_path, CHATML), tmp_path / "none.jinja")
 
 
 def test_a_model_without_template_is_fine_until_a_chat_row_needs_one(tmp_path: Path) -> None:
     tokenizer = make(tmp_path, None)
     assert tokenizer.encode_plain("Hi") == tokenizer.encode("Hi")[0]
-    with pytest.raises(ModelError, match="data.chat_template") as caught:
+    with pytest.raises(ModelError, match=r"data\.chat_template") as caught:
         tokenizer.render([USER])
     assert caught.value.code == "model.no-chat-template"
 
