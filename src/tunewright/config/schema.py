@@ -6,20 +6,65 @@ values are resolved in run/plan.py and stored in plan.json; nothing ever changes
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 
 class Section(BaseModel):
     """Base of every section: frozen, no unknown keys, field docstrings as descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        strict=False,
+        allow_inf_nan=False,
+        # Defaults get their field's type too, so that equal configurations have equal text and hash.
+        validate_default=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` is not the number 1, whatever Python says."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and annotation is not bool and bool not in get_args(annotation):
+            raise ValueError("true and false are not allowed here")
+        return value
 
 
-def _name_as(key: str):
-    """Accept the short form `section: text` where a mapping with `key` is meant."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+@dataclass(frozen=True, slots=True)
+class ShortForm:
+    """Accepts `section: text` where a mapping with `key` is meant; with `many`, in each item of a list too."""
+
+    key: str
+    many: bool = False
+
+    def expand(self, value: Any) -> Any:
+        """The long form of `value`; what is no short form passes through."""
+        if isinstance(value, str):
+            value = {self.key: value}
+        if not self.many:
+            return value
+        if isinstance(value, dict):
+            return (value,)
+        if isinstance(value, (list, tuple)):
+            items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+            return tuple({self.key: item} if isinstance(item, str) else item for item in items)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.expand, handler(source))
 
 
 class QuantizationConfig(Section):
@@ -28,13 +73,14 @@ class QuantizationConfig(Section):
 
 
 class ModelConfig(Section):
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     """Base model: a Hugging Face id, a local folder, or `builtin:tiny`."""
     revision: str | None = None
     """Branch, tag or commit of a hub model. Pin a commit for reproducible runs."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Storage type of frozen weights. `auto` follows `train.precision` for adapters and is fp32 for full training."""
-    quantization: Annotated[QuantizationConfig, _name_as("kind")] = QuantizationConfig()
+    """Storage type of frozen weights. `auto` follows `train.precision` for adapters and is fp32 for full
+    training."""
+    quantization: Annotated[QuantizationConfig, ShortForm("kind")] = QuantizationConfig()
     """Storage of the frozen base weights below 16 bits."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """Attention back end. `auto` takes the fastest that the start-up check proves right on this device."""
@@ -68,35 +114,25 @@ class AdapterConfig(Section):
 
 
 class SourceConfig(Section):
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     """A file (.json, .jsonl, .parquet, .csv) or a folder of such files, relative to the run file."""
     format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"] = "auto"
     """Row format. `auto` decides from the keys of the first rows and says what it found."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """How often each row is seen in an epoch: 2 twice, 0.5 every second row, a different half each epoch."""
     columns: dict[str, str] = {}
-    """Column mapping from the format's field name to the name in the file, such as {instruction: question}."""
-
-
-def _as_sources(value: Any) -> Any:
-    if isinstance(value, str):
-        return ({"path": value},)
-    if isinstance(value, dict):
-        return (value,)
-    if isinstance(value, (list, tuple)):
-        return tuple({"path": item} if isinstance(item, str) else item for item in value)
-    return value
+    """Column mapping from the format's field name to the name in the file: {instruction: question}."""
 
 
 class DataConfig(Section):
-    train: Annotated[tuple[SourceConfig, ...], BeforeValidator(_as_sources), Field(min_length=1)]
+    train: Annotated[tuple[SourceConfig, ...], Field(min_length=1), ShortForm("path", many=True)]
     """Training data: one file or folder, or a list of them with format and weight."""
     eval: str | Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Held-out data: a file, or the share of training rows held out (0 turns evaluation off)."""
     seq_len: Annotated[int, Field(ge=8)] = 2048
     """Longest row in tokens, and the length to which rows are packed."""
     overlong: Literal["error", "truncate", "split", "drop"] = "error"
-    """What happens to a row above `seq_len`: refuse with line numbers, cut its end, split it, or leave it out."""
+    """What happens to a row above `seq_len`: refuse with line numbers, cut its end, split it, leave it out."""
     packing: bool = True
     """Lay the examples of one optimizer step end to end instead of padding. Never changes the loss."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
@@ -116,7 +152,8 @@ class TrainConfig(Section):
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Examples (conversations) per optimizer step, over all devices."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Rows of `seq_len` tokens that go through the model at once. Lower it to save memory; the loss stays the same."""
+    """Rows of `seq_len` tokens that go through the model at once. Lower it to save memory; the loss stays the
+    same."""
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     """Peak learning rate. `auto` is 2e-4 for adapters and 2e-5 for full training."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -134,7 +171,8 @@ class TrainConfig(Section):
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW term added to the denominator."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Compute type. `auto` is bf16 on a GPU that has it, fp16 with loss scaling on one that has not, fp32 on a CPU."""
+    """Compute type. `auto` is bf16 on a GPU that has it, fp16 with loss scaling on one that has not, fp32 on a
+    CPU."""
     activation_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass: much less memory, about a third slower. `auto` is off."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -184,17 +222,17 @@ class RunConfig(Section):
     """Which engine trains: `torch` on CUDA, MPS and CPU."""
     device: str = "auto"
     """Device: auto, cpu, mps, cuda or cuda:N."""
-    model: Annotated[ModelConfig, _name_as("name")]
+    model: Annotated[ModelConfig, ShortForm("name")]
     """The base model."""
-    method: Annotated[MethodConfig, _name_as("type")] = MethodConfig()
+    method: Annotated[MethodConfig, ShortForm("type")] = MethodConfig()
     """The training objective."""
-    adapter: Annotated[AdapterConfig, _name_as("kind")] = AdapterConfig()
+    adapter: Annotated[AdapterConfig, ShortForm("kind")] = AdapterConfig()
     """What is trained on top of the base."""
     data: DataConfig
     """Training and held-out data."""
     train: TrainConfig = TrainConfig()
     """Optimisation."""
-    parallel: Annotated[ParallelConfig, _name_as("strategy")] = ParallelConfig()
+    parallel: Annotated[ParallelConfig, ShortForm("strategy")] = ParallelConfig()
     """Devices and how they share the work."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Resumable checkpoints and servable exports."""
@@ -202,5 +240,5 @@ class RunConfig(Section):
     """Held-out evaluation."""
     track: tuple[Literal["console"], ...] = ("console",)
     """Where metrics go besides events.jsonl, which is always written."""
-    run: Annotated[RunNameConfig, _name_as("name")] = RunNameConfig()
+    run: Annotated[RunNameConfig, ShortForm("name")] = RunNameConfig()
     """Name of the run."""

@@ -1,0 +1,91 @@
+"""The command line: one table of commands, and the process edge around them.
+
+Commands are imported when they are used, so that `tunewright --help` is instant and `config check` loads no
+torch. To add one: a file in this folder with the function, and a line in COMMANDS.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from tunewright import __version__
+from tunewright.cli.edge import exit_code_of
+from tunewright.cli.lazy import PLAIN, Lazy, lazy_group
+
+COMMANDS: dict[str, Lazy] = {
+    "demo": Lazy("Fine-tune the bundled model and show what it learned", "tunewright.cli.demo:command"),
+    "train": Lazy(
+        "Fine-tune a model from a run file", "tunewright.cli.train:command", bare=(("--resume", "auto"),)
+    ),
+    "generate": Lazy("Answer prompts with a model or a tuned one", "tunewright.cli.generate:command"),
+    "chat": Lazy("Talk with a model or a tuned one", "tunewright.cli.chat:command"),
+    "data": Lazy(
+        "Check training data before it trains",
+        {
+            "check": Lazy("Report what training would make of a data file", "tunewright.cli.data:check"),
+            "show": Lazy("Print one row with its trained tokens marked", "tunewright.cli.data:show"),
+        },
+    ),
+    "config": Lazy(
+        "Check and explain a run file",
+        {
+            "check": Lazy("Name everything wrong with a run file", "tunewright.cli.config:check"),
+            "show": Lazy("Print each setting and where its value comes from", "tunewright.cli.config:show"),
+        },
+    ),
+}
+
+app = typer.Typer(cls=lazy_group(COMMANDS), **PLAIN)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tunewright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fine-tune language models on the hardware you have, from one YAML file."""
+
+
+def main() -> None:
+    """Run the command line and end the process with a code of errors.ExitCode, 130 (Ctrl-C) or 141 (pipe)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def train_main() -> None:
+    """The short name `mlx-train`: the same as `tunewright train`."""
+    sys.exit(run(["train", *sys.argv[1:]]))
+
+
+def run(args: Sequence[str]) -> int:
+    """The exit code of one command line, everything told on stdout and stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_on_characters(stream)
+    return exit_code_of(lambda: _invoke(list(args) or ["--help"]))
+
+
+def _invoke(args: list[str]) -> int:
+    command: Any = typer.main.get_command(app)
+    with command.make_context("tunewright", args) as context:
+        result = command.invoke(context)
+    return result if isinstance(result, int) else 0
+
+
+def _never_fail_on_characters(stream: Any) -> None:
+    # A terminal that cannot show a character of the data must not end a run.
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+
+
+if __name__ == "__main__":
+    main()
