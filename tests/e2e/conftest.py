@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from processes import child_environment, command_line
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tunewright.models.resolve import resolve_model
 
 from tunewright.errors import ExitCode
-from tunewright.models.resolve import resolve_model
 
 GOOD = {"instruction": "Say hi", "input": "", "output": "hi"}
 
@@ -59,7 +59,10 @@ DATA_CASES = {
         ("train.jsonl:1",),
     ),
     "NaN": (ROWS + '{"instruction": "x", "input": NaN, "output": "y"}\n', ("train.jsonl:2", "NaN")),
-    "duplicate key": (ROWS + '{"instruction": "x", "output": "y", "output": "z"}\n', ("train.jsonl:2", "output")),
+    "duplicate key": (
+        ROWS + '{"instruction": "x", "output": "y", "output": "z"}\n',
+        ("train.jsonl:2", "output"),
+    ),
     "not UTF-8": (ROWS.encode() + b'{"instruction": "\xff", "output": "y"}\n', ("train.jsonl:2",)),
 }
 
@@ -79,7 +82,9 @@ def test_an_over_long_row_is_refused_with_its_line(tunewright, tmp_path: Path) -
 
 
 def test_an_unknown_setting_names_line_and_nearest_name(tunewright, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("model: builtin:tiny\nadapter:\n  rnk: 4\ndata: {train: train.jsonl}\n")
+    (tmp_path / "run.yaml").write_text(
+        "model: builtin:tiny\nadapter:\n  rnk: 4\ndata: {train: train.jsonl}\n"
+    )
     done = tunewright("config", "check", "run.yaml")
     check_refused(done, ExitCode.USER_ERROR, "run.yaml:3", "adapter.rnk", "adapter.rank")
 
@@ -146,7 +151,9 @@ def test_the_folder_of_another_run_is_refused_and_left_alone(tunewright, tmp_pat
     path = write_run(tmp_path, ROWS * 4)
     assert tunewright("train", path, "--out", "run").returncode == ExitCode.DONE
     before = (tmp_path / "run/events.jsonl").read_bytes()
-    check_refused(tunewright("train", path, "--out", "run"), ExitCode.USER_ERROR, "already holds a run", "--resume")
+    check_refused(
+        tunewright("train", path, "--out", "run"), ExitCode.USER_ERROR, "already holds a run", "--resume"
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("keep me")
     check_refused(tunewright("train", path, "--out", "mine"), ExitCode.USER_ERROR, "thesis.txt")
@@ -177,7 +184,9 @@ def test_a_resume_without_a_run_is_refused(tunewright, tmp_path: Path) -> None:
 def test_a_full_disk_is_named_and_older_checkpoints_stay(tunewright, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("mounting a small file system is not allowed here")
     try:
         path = write_run(

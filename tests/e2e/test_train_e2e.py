@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from processes import child_environment, command_line, events, losses
-
 from tunewright.errors import ExitCode
 
 
@@ -22,14 +21,15 @@ def test_a_file_with_model_and_data_is_a_complete_run(tunewright, tmp_path: Path
     plan = json.loads((tmp_path / "run/plan.json").read_text())
     assert plan["total_steps"] == 2
     assert "auto" not in plan["precision"] + plan["device"]
-    assert [event["type"] for event in events(tmp_path / "run")][0] == "run_started"
+    assert events(tmp_path / "run")[0]["type"] == "run_started"
 
 
-def test_training_lowers_the_held_out_loss_and_the_export_loads_in_peft(tunewright, tmp_path: Path, run_file) -> None:
+def test_training_lowers_the_held_out_loss_and_the_export_loads_in_peft(
+    tunewright, tmp_path: Path, run_file
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
-
     from tunewright.models.resolve import resolve_model
 
     done = tunewright("train", run_file, "--out", "run")

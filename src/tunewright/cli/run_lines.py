@@ -26,5 +26,3 @@ def print_result(result: RunResult, config: Path | None) -> None:
     say(f"done: {progress.step:,} steps, {progress.tokens:,} tokens, {progress.skipped_steps} steps skipped")
     say(f"try it with: tunewright chat {result.export}")
     typer.echo(result.export)
-
-

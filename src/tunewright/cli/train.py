@@ -15,7 +15,9 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<name>.")] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="Go on with a run: `auto`, a run folder or a checkpoint folder. Alone it means auto."),
+        typer.Option(
+            help="Go on with a run: `auto`, a run folder or a checkpoint folder. Alone it means auto."
+        ),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Same as --set train.max_steps=N.")] = None,
     use_lora: Annotated[
@@ -24,7 +26,8 @@ def command(
     lora_r: Annotated[int | None, typer.Option("--lora-r", help="Same as --set adapter.rank=R.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="The final export holds merged weights.")] = False,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any setting of the run file.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override any setting of the run file."),
     ] = None,
 ) -> None:
     """Fine-tune a model from a run file.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ NAMED = {
 
 
 @contextmanager
-def named_disk_errors(folder: Path) -> Iterator[None]:
+def named_disk_errors(folder: Path) -> Generator[None]:
     """Turn the write errors that a user can act on into RunError; others pass through."""
     try:
         yield

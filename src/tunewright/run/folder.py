@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,7 +57,7 @@ class RunFolder:
 
 
 @contextmanager
-def lock_folder(folder: RunFolder) -> Iterator[None]:
+def lock_folder(folder: RunFolder) -> Generator[None]:
     """Hold run.lock while the body runs. The folder is made if it is not there.
 
     Raises RunError (`run.locked`) with the holder's process and host when another process has it, and
@@ -142,7 +142,7 @@ def newest_run(root: Path) -> RunFolder | None:
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path) -> Generator[Path]:
     """A temporary folder beside `final` that takes its name when the body succeeds, and goes otherwise."""
     temporary = final.with_name(f"tmp-{final.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -98,9 +98,7 @@ class RunMarks:
             self.identity,
             self.losses.get(progress.step),
         )
-        self.emit(
-            "checkpoint", progress.step, path=str(saved.path), bytes=saved.bytes, seconds=saved.seconds
-        )
+        self.emit("checkpoint", progress.step, path=str(saved.path), bytes=saved.bytes, seconds=saved.seconds)
 
     def export(self, progress: Progress) -> None:
         """Write a servable export of this step and drop the oldest ones."""
@@ -110,7 +108,7 @@ class RunMarks:
             shutil.rmtree(old)
 
     def write_export(self, name: str, step: int, *, merge: bool) -> Path:
-        """Export into exports/<name>, with tokenizer, chat template and certificate; replaces an older one."""
+        """Export into exports/<name> with tokenizer, chat template and certificate; an older one is replaced."""
         started = perf_counter()
         final = self.folder.exports / name
         with new_folder(final) as folder:

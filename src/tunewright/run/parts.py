@@ -97,9 +97,7 @@ def build_marks(
     )
 
 
-def build_loop(
-    inputs: Inputs, plan: Plan, stream: StepStream, marks: RunMarks, stop: StopSignal
-) -> Loop:
+def build_loop(inputs: Inputs, plan: Plan, stream: StepStream, marks: RunMarks, stop: StopSignal) -> Loop:
     """The loop with all its parts."""
     config = inputs.config
     return Loop(

@@ -25,4 +25,6 @@ def absolute_paths(loaded: LoadedConfig) -> LoadedConfig:
     model = config.model
     if (base / model.name).is_dir():
         model = model.model_copy(update={"name": absolute(model.name)})
-    return replace(loaded, config=config.model_copy(update={"data": data, "adapter": adapter, "model": model}))
+    return replace(
+        loaded, config=config.model_copy(update={"data": data, "adapter": adapter, "model": model})
+    )

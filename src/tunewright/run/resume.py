@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tunewright.checkpoint.store import LoadedCheckpoint
 from tunewright.config.load import LoadedConfig, load_config
@@ -113,7 +113,7 @@ def _check_same(kind: str, what: str, checkpoint: Path, before: str, now: str) -
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         found: dict[str, Any] = {}
-        for key, item in value.items():
+        for key, item in cast("Mapping[str, Any]", value).items():
             found.update(_flatten(item, f"{prefix}{key}."))
         return found
     return {prefix.rstrip("."): value}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from time import monotonic
 
 from rich.console import Console, Group
@@ -116,7 +117,7 @@ def sparkline(values: list[float], width: int = CURVE_WIDTH) -> str:
         return ""
     count = min(width, len(values))
     edges = [index * len(values) // count for index in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, span = min(means), (max(means) - min(means)) or 1.0
     return "".join(BARS[min(int((mean - low) / span * len(BARS)), len(BARS) - 1)] for mean in means)
 
@@ -135,7 +136,9 @@ def _number(value: float | None) -> str:
 
 
 def _evaluation_line(event: Event) -> str:
-    figures = {key: event[key] for key in ("valid_loss", "perplexity", "valid_token_accuracy") if key in event}
+    figures = {
+        key: event[key] for key in ("valid_loss", "perplexity", "valid_token_accuracy") if key in event
+    }
     text = "  ".join(f"{key} {_number(value).strip()}" for key, value in figures.items())
     return f"evaluated step {event['step']}: {text} ({event['seconds']:.1f} s)"
 

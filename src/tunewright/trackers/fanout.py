@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ class Fanout:
 
 
 @contextmanager
-def open_trackers(names: Sequence[str], log: Path, total_steps: int) -> Iterator[Callable[..., None]]:
+def open_trackers(names: Sequence[str], log: Path, total_steps: int) -> Generator[Callable[..., None]]:
     """The function that emits an event, for as long as the body runs. Raises OSError."""
     fanout = Fanout(EventLog(log), {name: TRACKERS[name](total_steps) for name in names})
     try:

@@ -20,7 +20,7 @@ EVENT_TYPES = (
     "run_finished",
 )
 
-# name → unit, for every metric of a `step` and an `evaluation` event, the API, CSV files and outside trackers.
+# name → unit: metrics of `step` and `evaluation` events, of the API, of CSV files and outside trackers.
 STEP_METRICS = {
     "loss": "nats per label",
     "learning_rate": "",

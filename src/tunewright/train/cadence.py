@@ -27,7 +27,11 @@ class Cadence:
 
     def exports(self, step: int) -> bool:
         """Every N steps or epochs; the end has an export of its own."""
-        return self.export_every_steps > 0 and 0 < step < self.total_steps and step % self.export_every_steps == 0
+        return (
+            self.export_every_steps > 0
+            and 0 < step < self.total_steps
+            and step % self.export_every_steps == 0
+        )
 
     def is_mark(self, step: int) -> bool:
         """Whether anything happens after this step."""

@@ -9,8 +9,8 @@ from tunewright.config.schema import TrainConfig
 
 
 def build_schedule(train: TrainConfig, total_steps: int, peak: float) -> Callable[[int], float]:
-    """Learning rate of each 0-based step: linear warm-up over ceil(warmup_ratio · total_steps) steps, then the
-    named shape from `peak` on. The first warm-up step is above 0 so that no step is wasted."""
+    """Learning rate of each 0-based step: a linear warm-up over ceil(warmup_ratio · total_steps) steps, then
+    the named shape from `peak` on. The first warm-up step is above 0 so that no step is wasted."""
     warmup = math.ceil(train.warmup_ratio * total_steps)
     shape = SCHEDULES[train.schedule]
 
