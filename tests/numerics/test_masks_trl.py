@@ -128,8 +128,8 @@ EXPLAINED: tuple[tuple[str, str, str], ...] = (
         HISTORY,
         "diffusion_gemma/reasoning glm4moe/reasoning gptoss/multi gptoss/reasoning qwen3/multi qwen3/tools "
         "qwen3/reasoning nemotron_3_5_lightning/reasoning nemotron_3_nano/reasoning "
-        "nemotron_3_super/reasoning nemotron_3_ultra/reasoning qwen3_5_nothink/multi qwen3_5_nothink/reasoning qwen3_5_think/multi "
-        "qwen3_5_think/reasoning qwen3_6/multi qwen3_6/reasoning",
+        "nemotron_3_super/reasoning nemotron_3_ultra/reasoning qwen3_5_nothink/multi "
+        "qwen3_5_nothink/reasoning qwen3_5_think/multi qwen3_5_think/reasoning qwen3_6/multi qwen3_6/reasoning",
     ),
 )
 DIFFERENCES = {name: (what, why) for what, why, names in EXPLAINED for name in names.split()}

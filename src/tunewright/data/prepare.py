@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from tunewright.data.report import DataReport, SourceReport, Tally, count_tokens
 from tunewright.data.rows import RowSource, read_rows
 from tunewright.data.templates import ChatTokenizer
 from tunewright.errors import DataError
-from tunewright.types import Example, Row
+from tunewright.types import Example, Row, SourceRef
 
 _ERRORS_SHOWN = 10
 _Use = Literal["train", "eval"]
@@ -81,6 +82,13 @@ def check_prepared(prepared: PreparedData) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    use: _Use
+    read: RowSource
+    rows: list[PreparedRow]
+
+
 class _Survey:
     """Takes sources in, one after the other, and counts everything for the report."""
 
@@ -88,42 +96,43 @@ class _Survey:
         self._data = data
         self._tokenizer = tokenizer
         self._tally = Tally()
-        self._sources: list[tuple[_Use, str, str, float, int, list[PreparedRow]]] = []
+        self._sources: list[_Prepared] = []
         self._errors: list[DataError] = []
         self._bad = 0
-        self._read = 0
 
     def add_source(self, source: RowSource, use: _Use) -> None:
         """Prepare the rows of one source; faults are collected."""
         for error in source.bad:
             self._add_error(error)
+        if unlisted := source.bad_count - len(source.bad):
+            self._bad += unlisted
+            what = "further unreadable rows"
+            self._tally.add(
+                "data.bad-rows", "error", what, source.config.path, f"{what}, not listed", unlisted
+            )
         prepared = [examples for row in source.rows if (examples := self._prepare(row))]
-        read = len(source.rows) + len(source.bad)
-        self._read += read
-        config = source.config
-        self._sources.append((use, config.path, source.format, config.weight, read, prepared))
+        self._sources.append(_Prepared(use, source, prepared))
 
     def finish(self, seed: int) -> PreparedData:
         """Split off the held-out rows and freeze the report."""
-        train = [source for source in self._sources if source[0] == "train"]
-        prints = [[fingerprint(row) for row in rows] for *_, rows in train]
-        self._count_duplicates([rows for *_, rows in train], prints)
+        train = [source for source in self._sources if source.use == "train"]
+        prints = [[fingerprint(row) for row in source.rows] for source in train]
+        self._count_duplicates(train, prints)
         share = self._data.eval if isinstance(self._data.eval, float) else 0.0
         held = choose_held_out(prints, share=share, seed=seed)
         train_sources: list[tuple[list[Example], float]] = []
-        eval_rows: list[PreparedRow] = [
-            row for use, *_, rows in self._sources if use == "eval" for row in rows
-        ]
+        eval_rows = [row for source in self._sources if source.use == "eval" for row in source.rows]
         train_rows = 0
-        for (_, _, _, weight, _, rows), out in zip(train, held, strict=True):
-            kept = [row for row, is_out in zip(rows, out, strict=True) if not is_out]
-            eval_rows += [row for row, is_out in zip(rows, out, strict=True) if is_out]
+        for source, out in zip(train, held, strict=True):
+            kept = [row for row, is_out in zip(source.rows, out, strict=True) if not is_out]
+            eval_rows += [row for row, is_out in zip(source.rows, out, strict=True) if is_out]
             train_rows += len(kept)
             if kept:
-                train_sources.append(([example for row in kept for example in row], weight))
+                examples = [example for row in kept for example in row]
+                train_sources.append((examples, source.read.config.weight))
         eval_examples = tuple(example for row in eval_rows for example in row)
-        examples = [example for source, _ in train_sources for example in source]
-        report = self._report((*examples, *eval_examples), train_rows, len(eval_rows))
+        used = chain(*(examples for examples, _ in train_sources), eval_examples)
+        report = self._report(used, train_rows, len(eval_rows))
         return PreparedData(tuple(train_sources), eval_examples, report, tuple(self._errors))
 
     def _prepare(self, row: Row) -> PreparedRow:
@@ -141,12 +150,9 @@ class _Survey:
             return ()
         self._tally.outcomes[fit.outcome] += 1
         if fit.outcome != "kept":
-            reason, severity = (
-                _OVERLONG[fit.outcome],
-                "note" if fit.outcome in ("cut", "split") else "warning",
-            )
             detail = f"{row.source}: {longest} tokens, data.seq_len is {self._data.seq_len}"
-            self._tally.add(f"data.{fit.outcome.replace(' ', '-')}", severity, reason, row.source, detail)
+            code = f"data.{fit.outcome.replace(' ', '-')}"
+            self._tally.add(code, "warning", _OVERLONG[fit.outcome], row.source, detail)
         return fit.examples
 
     def _note_rendering(self, row: Row, rendered: RenderedRow) -> None:
@@ -160,29 +166,26 @@ class _Survey:
 
     def _add_error(self, error: DataError) -> None:
         self._bad += 1
-        self._tally.add(error.code, "error", _WHAT.get(error.code, error.what), error.where or "", str(error))
+        what = _WHAT.get(error.code) or f"bad rows ({error.code.removeprefix('data.').replace('-', ' ')})"
+        self._tally.add(error.code, "error", what, error.where or "", str(error))
         if len(self._errors) < _ERRORS_SHOWN:
             self._errors.append(error)
 
-    def _count_duplicates(
-        self, rows: Sequence[Sequence[PreparedRow]], prints: Sequence[Sequence[bytes]]
-    ) -> None:
-        seen: dict[bytes, str] = {}
-        for source, source_prints in zip(rows, prints, strict=True):
-            for row, print_ in zip(source, source_prints, strict=True):
-                place = str(row[0].source)
-                first = seen.setdefault(print_, place)
-                if first != place:
-                    self._tally.add(
-                        "data.duplicate", "note", "exact duplicate rows", place, f"{place} repeats {first}"
-                    )
-        for use, *_, held in self._sources:
-            for row in held if use == "eval" else ():
-                first = seen.get(fingerprint(row))
-                if first:
-                    place = str(row[0].source)
-                    what = "held-out rows that are also trained on"
-                    self._tally.add("data.eval-leak", "warning", what, place, f"{place} repeats {first}")
+    def _count_duplicates(self, train: Sequence[_Prepared], prints: Sequence[Sequence[bytes]]) -> None:
+        seen: dict[bytes, SourceRef] = {}
+        for source, source_prints in zip(train, prints, strict=True):
+            for row, print_ in zip(source.rows, source_prints, strict=True):
+                place = row[0].source
+                if first := seen.get(print_):
+                    why = f"{place} repeats {first}"
+                    self._tally.add("data.duplicate", "note", "exact duplicate rows", place, why)
+                else:
+                    seen[print_] = place
+        held = [row for source in self._sources if source.use == "eval" for row in source.rows]
+        for row in held:
+            if first := seen.get(fingerprint(row)):
+                why = f"{row[0].source} repeats {first}"
+                self._tally.add("data.eval-leak", "warning", _LEAK, row[0].source, why)
 
     def _report(self, examples: Iterable[Example], train_rows: int, eval_rows: int) -> DataReport:
         tally = self._tally
@@ -191,10 +194,18 @@ class _Survey:
             seq_len=self._data.seq_len,
             overlong=self._data.overlong,
             sources=tuple(
-                SourceReport(path, format_, use, weight, read, len(rows))
-                for use, path, format_, weight, read, rows in self._sources
+                SourceReport(
+                    path=source.read.config.path,
+                    format=source.read.format,
+                    found=source.read.found,
+                    use=source.use,
+                    weight=source.read.config.weight,
+                    rows_read=source.read.rows_read,
+                    rows_used=len(source.rows),
+                )
+                for source in self._sources
             ),
-            rows_read=self._read,
+            rows_read=sum(source.read.rows_read for source in self._sources),
             rows_kept=tally.outcomes["kept"],
             rows_cut=tally.outcomes["cut"],
             rows_split=tally.outcomes["split"],
@@ -232,6 +243,7 @@ _NOTES = (
         "the template renders them differently once they are history",
     ),
 )
+_LEAK = "held-out rows that are also trained on"
 _DROPPED = "rows with content that the chat template drops"
 _OVERLONG = {
     "cut": "rows cut at data.seq_len",

@@ -36,10 +36,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """One file or folder: the format it was read as, its rows, and its use (train or eval)."""
+    """One file or folder: the format it was read as and how that was found, its use and its rows."""
 
     path: str
     format: str
+    found: str
     use: Literal["train", "eval"]
     weight: float
     rows_read: int

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from families import make_family
+from tunewright.cli.main import run
+from tunewright.errors import ExitCode
+
+ROWS: tuple[dict[str, object], ...] = (
+    {"messages": [{"role": "user", "content": "one?"}, {"role": "assistant", "content": "One é."}]},
+    {"messages": [{"role": "user", "content": "two?"}]},
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_family("llama", tmp_path_factory.mktemp("model")))
+
+
+def write(folder: Path, rows: Sequence[dict[str, object]]) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_check_reports_good_data(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "check", write(tmp_path, ROWS[:1]), "--model", model]) == ExitCode.DONE
+    out = capsys.readouterr().out
+    assert "rows kept" in out
+    assert "up to" in out
+    assert "error" not in out.replace("rows with errors", "")
+
+
+def test_check_reports_everything_before_it_fails(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["data", "check", write(tmp_path, ROWS), "--model", model]) == ExitCode.DATA_ERROR
+    out = capsys.readouterr().out
+    assert "rows read" in out
+    assert "error: " in out
+    assert "rows.jsonl:2" in out
+
+
+def test_check_prints_json_alone_on_stdout(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "check", write(tmp_path, ROWS), "--model", model, "--json"]
+    assert run(command) == ExitCode.DATA_ERROR
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["rows_read"], report["rows_bad"]) == (False, 2, 1)
+
+
+def test_check_takes_length_rules(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, ROWS[:1])
+    command = ["data", "check", file, "--model", model, "--seq-len", "8", "--overlong"]
+    assert run([*command, "error"]) == ExitCode.DATA_ERROR
+    assert "data.seq_len = 8" in capsys.readouterr().out
+    assert run([*command, "split", "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["rows_split"] == 1
+    assert run([*command, "drop"]) == ExitCode.DATA_ERROR
+    assert "no row is left" in capsys.readouterr().err
+
+
+def test_show_marks_trained_tokens_without_colour(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["data", "show", write(tmp_path, ROWS[:1]), "--model", model, "--row", "1"]) == ExitCode.DONE
+    out = capsys.readouterr().out
+    assert "<|im_start|>assistant\n⟦One é.<|im_end|>\n⟧" in out
+    assert "\x1b" not in out
+    assert run(["data", "show", write(tmp_path, ROWS[:1]), "--model", model, "--ids"]) == ExitCode.DONE
+    assert "⟦1⟧" in capsys.readouterr().out
+
+
+def test_show_names_a_bad_and_a_missing_row(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, ROWS)
+    assert run(["data", "show", file, "--model", model, "--row", "2"]) == ExitCode.DATA_ERROR
+    assert "rows.jsonl:2" in capsys.readouterr().err
+    assert run(["data", "show", file, "--model", model, "--row", "3"]) == ExitCode.DATA_ERROR
+    assert "there is no such row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_neither_command_loads_torch(tmp_path: Path, model: str, command: str) -> None:
+    arguments = ["data", command, write(tmp_path, ROWS[:1]), "--model", model]
+    code = f"""
+import sys
+from tunewright.cli.main import run
+assert run({arguments!r}) == 0
+heavy = [name for name in sys.modules if name in ("torch", "mlx") or name.startswith("transformers.models.auto")]
+sys.exit(", ".join(heavy))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
