@@ -108,7 +108,7 @@ class RunMarks:
             shutil.rmtree(old)
 
     def write_export(self, name: str, step: int, *, merge: bool) -> Path:
-        """Export into exports/<name> with tokenizer, chat template and certificate; an older one is replaced."""
+        """Export into exports/<name> with tokenizer, chat template and certificate; replaces an older one."""
         started = perf_counter()
         final = self.folder.exports / name
         with new_folder(final) as folder:

@@ -19,7 +19,8 @@ def plan_lines(
         "trains": _trained(config, facts),
         "data": f"{plan.rows:,} rows an epoch, {plan.held_out_rows:,} held out, "
         f"{report.tokens:,} tokens of which {report.trained_share:.0%} are trained",
-        "steps": f"{plan.total_steps:,} of {config.train.batch_size} examples, {plan.steps_per_epoch:,} an epoch",
+        "steps": f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch), "
+        f"{config.train.batch_size} examples each",
         "rows": f"up to {config.data.seq_len:,} tokens, {'packed' if config.data.packing else 'padded'}, "
         f"{plan.micro_batch_size} a forward pass",
         "optimizer": f"{config.train.optimizer}, rate {plan.learning_rate:g} {config.train.schedule}, "

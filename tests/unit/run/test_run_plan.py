@@ -1,0 +1,82 @@
+"""Resolution of every `auto`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tunewright.config.schema import RunConfig
+from tunewright.engines.protocol import DeviceFacts
+from tunewright.errors import ConfigError
+from tunewright.run.plan import (
+    installed_versions,
+    resolve_dtypes,
+    resolve_learning_rate,
+    resolve_micro_batch_size,
+    resolve_total_steps,
+    usable_threads,
+)
+
+CPU = DeviceFacts("cpu", "a processor", 8 << 30, ("fp32", "bf16"))
+GPU = DeviceFacts("cuda:0", "a GPU", 80 << 30, ("bf16", "fp16", "fp32"))
+OLD_GPU = DeviceFacts("cuda:0", "an old GPU", 16 << 30, ("fp16", "fp32"))
+
+
+def config(**sections: Any) -> RunConfig:
+    data = {"train": "x.json", **sections.pop("data", {})}
+    return RunConfig.model_validate({"model": sections.pop("model", "m"), "data": data, **sections})
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "expected"),
+    [
+        (CPU, "lora", ("fp32", "fp32")),
+        (GPU, "lora", ("bf16", "bf16")),
+        (GPU, "none", ("fp32", "bf16")),
+        (OLD_GPU, "lora", ("fp16", "fp16")),
+    ],
+)
+def test_precision_follows_the_device(device: DeviceFacts, kind: str, expected: tuple[str, str]) -> None:
+    assert resolve_dtypes(config(adapter=kind), device) == expected
+
+
+def test_a_precision_that_the_device_lacks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="bf16"):
+        resolve_dtypes(config(train={"precision": "bf16"}), OLD_GPU)
+
+
+def test_storage_can_be_named() -> None:
+    assert resolve_dtypes(config(model={"name": "m", "dtype": "bf16"}), CPU) == ("bf16", "fp32")
+
+
+def test_micro_batch_fills_its_token_budget_but_never_exceeds_the_batch() -> None:
+    assert resolve_micro_batch_size(config(data={"seq_len": 4096})) == 2
+    assert resolve_micro_batch_size(config(data={"seq_len": 32768})) == 1
+    assert resolve_micro_batch_size(config(data={"seq_len": 64})) == 16
+    assert resolve_micro_batch_size(config(train={"micro_batch_size": 5})) == 5
+
+
+def test_learning_rate_follows_what_is_trained() -> None:
+    assert resolve_learning_rate(config()) == 2e-4
+    assert resolve_learning_rate(config(adapter="none")) == 2e-5
+    assert resolve_learning_rate(config(train={"learning_rate": 3e-3})) == 3e-3
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "steps"), [(3, None, 30), (0.5, None, 5), (0.01, None, 1), (3, 7, 7), (1, 70, 10)]
+)
+def test_total_steps(epochs: float, max_steps: int | None, steps: int) -> None:
+    asked = config(train={"epochs": epochs, "max_steps": max_steps})
+    assert resolve_total_steps(asked, steps_per_epoch=10) == steps
+
+
+def test_threads_are_those_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert usable_threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert usable_threads() >= 1
+
+
+def test_versions_name_what_can_change_a_number() -> None:
+    assert {"python", "numpy", "torch", "transformers"} <= installed_versions().keys()
