@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,28 +24,40 @@ class FileDigest:
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:
-    """Write the chunks to a new file and wait until the disk has them. Raises OSError as the system gives it."""
-    digest = hashlib.sha256()
-    size = 0
-    with open(path, "wb", buffering=0) as file:
-        for chunk in chunks:
-            rest = memoryview(chunk).cast("B")
-            digest.update(rest)
-            size += len(rest)
-            while len(rest):
-                rest = rest[os.write(file.fileno(), rest) :]
-        os.fsync(file.fileno())
-    return FileDigest(size, digest.hexdigest())
+    """Write the chunks to a file and wait until the disk has them.
+
+    Not atomic: write into a new folder and commit_folder that. After a failure no half-written file stays.
+    Raises OSError with `filename` set.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        try:
+            digest = _write_all(handle, chunks)
+            _sync(handle)
+        finally:
+            os.close(handle)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(path)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
+        raise
+    return digest
 
 
 def write_json(path: Path, value: object) -> FileDigest:
     """Write a JSON file with sorted keys; NaN and infinity are refused with ValueError."""
+    return write_file(path, [json_bytes(value)])
+
+
+def json_bytes(value: object) -> bytes:
+    """The bytes that write_json writes: equal values give equal bytes."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return write_file(path, [text.encode() + b"\n"])
+    return text.encode() + b"\n"
 
 
 def hash_file(path: Path) -> FileDigest:
-    """Digest of a file on disk."""
+    """Digest of a file on disk. Raises OSError."""
     digest = hashlib.sha256()
     size = 0
     with open(path, "rb") as file:
@@ -54,15 +68,43 @@ def hash_file(path: Path) -> FileDigest:
 
 
 def commit_folder(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name: after this returns, the whole folder survives a power cut."""
-    _fsync_folder(temporary)
+    """Give a finished folder its name: after this returns, the whole folder survives a power cut.
+
+    Its files must come from write_file. Raises OSError, also when `final` exists and is not empty.
+    """
+    _sync_folder(temporary)
     os.rename(temporary, final)
-    _fsync_folder(final.parent)
+    _sync_folder(final.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
+def _write_all(handle: int, chunks: Iterable[bytes | memoryview]) -> FileDigest:
+    digest = hashlib.sha256()
+    size = 0
+    for chunk in chunks:
+        view = memoryview(chunk)
+        # A view with a zero in its shape cannot be cast, and has nothing to write.
+        rest = view.cast("B") if view.nbytes else memoryview(b"")
+        digest.update(rest)
+        size += len(rest)
+        while len(rest):
+            rest = rest[os.write(handle, rest) :]
+    return FileDigest(size, digest.hexdigest())
+
+
+def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _sync(handle)
     finally:
         os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        # On macOS fsync leaves the data in the drive's cache; this waits for the medium, where it is known.
+        with suppress(OSError):
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(handle)
