@@ -16,7 +16,7 @@ Document = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 def build_spec(folder: Path, **changes: Any) -> EngineSpec:
-    """A small LoRA spec in fp32 on the CPU; `changes` replace fields, `adapter` may be a dict of its settings."""
+    """A small LoRA spec in fp32 on the CPU; `changes` replace fields; `adapter` may be a dict."""
     adapter = changes.pop("adapter", {})
     if isinstance(adapter, dict):
         adapter = AdapterConfig(**{"rank": 4, "alpha": 8, **adapter})

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engine_cases import build_spec, draw_documents, lay_out, total_weight
-from families import FAMILIES
 from transformers import AutoModelForCausalLM
 
+from engine_cases import build_spec, draw_documents, lay_out, total_weight
+from families import FAMILIES
 from tunewright.engines.torch.engine import build_engine
 
 LENGTHS = [5, 41, 2, 17, 17, 9]  # one document of more than two windows of 16
@@ -77,7 +77,10 @@ def test_two_calls_add_up_to_one(family_folder):
     together.forward_backward(halves, denominator=total_weight(documents))
     for half in halves:
         apart.forward_backward([half], denominator=total_weight(documents))
-    _close([together.optim_step(lr=0.1, skip_above=None).read()], [apart.optim_step(lr=0.1, skip_above=None).read()])
+    _close(
+        [together.optim_step(lr=0.1, skip_above=None).read()],
+        [apart.optim_step(lr=0.1, skip_above=None).read()],
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,7 +101,8 @@ def test_lora_start_leaves_base_bitwise(family_folder):
     folder = family_folder("qwen3")
     batch = lay_out([draw_documents([20])])
     losses = [
-        build_engine(build_spec(folder, adapter={"kind": kind})).evaluate(batch).loss for kind in ("lora", "none")
+        build_engine(build_spec(folder, adapter={"kind": kind})).evaluate(batch).loss
+        for kind in ("lora", "none")
     ]
     assert losses[0] == losses[1]
 

@@ -1,4 +1,4 @@
-"""What an engine writes computes what it computed: PEFT reads our adapters, we read PEFT's, merges are true."""
+"""What an engine writes computes what it computed; PEFT reads our adapters and we read PEFT's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from engine_cases import build_spec, draw_documents, lay_out, total_weight
-from families import FAMILIES
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from engine_cases import build_spec, draw_documents, lay_out, total_weight
+from families import FAMILIES
 from tunewright.engines.torch.certificate import log_probs
 from tunewright.engines.torch.engine import build_engine
 
@@ -136,7 +136,9 @@ def test_bf16_merge_is_certified(family_folder, tmp_path):
     engine = _trained(family_folder("llama"), dtype="bf16", precision="bf16")
     certificate = engine.export(tmp_path, merge=True)
     assert 0 < certificate["largest_difference"] <= certificate["bound"]
-    assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "model.safetensors").values())
+    assert all(
+        tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "model.safetensors").values()
+    )
 
 
 def test_large_models_are_split_into_shards(family_folder, tmp_path, monkeypatch):

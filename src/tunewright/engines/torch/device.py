@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import clear_frames
 
 import torch
 
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
 
-_CPU_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory")
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory")
 
 
 def detect_device(device: str) -> DeviceFacts:
@@ -50,16 +51,14 @@ def raise_out_of_memory(device: torch.device) -> Iterator[None]:
     """Turn an allocator's complaint into EngineOutOfMemory and hand cached blocks back to the device."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        message = str(error)
     except RuntimeError as error:
-        # The CPU and MPS allocators raise a plain RuntimeError; only the text tells it apart.
-        if not _CPU_OUT_OF_MEMORY.search(str(error)) and "out of memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         message = str(error)
+        # The frames of the failed forward hold its tensors; without this they outlive the exception.
+        clear_frames(error.__traceback__)
     else:
         return
-    # Raised outside the handlers: a chained traceback would keep the frames, and so the tensors, alive.
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -69,6 +68,11 @@ def raise_out_of_memory(device: torch.device) -> Iterator[None]:
         hint="lower train.micro_batch_size or data.seq_len, or set train.activation_checkpointing: true",
         code="engine.out-of-memory",
     )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocator said this; those of the CPU and MPS are told apart by their text only."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def _cuda_facts(device: str, index: str) -> DeviceFacts:

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from tunewright.engines.torch.device import is_out_of_memory
 from tunewright.errors import EngineError, ModelError
 
 
@@ -33,7 +34,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
                 output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise
             raise ModelError(
                 f"the model cannot be loaded: {str(error).splitlines()[0]}",

@@ -1,0 +1,144 @@
+"""Document attention against a dense mask, and the start-up check that must catch what it gets wrong."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from families import make_family
+from tunewright.engines.torch import attention, attention_check
+from tunewright.engines.torch.attention import Documents, UnsupportedAttentionError, document_attention
+from tunewright.engines.torch.attention_check import check_attention, choose_attention
+from tunewright.errors import EngineError
+
+
+@pytest.fixture(scope="module")
+def mistral(tmp_path_factory):
+    folder = make_family("mistral", tmp_path_factory.mktemp("m") / "mistral")
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def _dense(query, key, value, lengths, window, softcap):
+    """One row in float64 by the definition: [H, T, D]."""
+    group = query.shape[0] // key.shape[0]
+    key, value = key.repeat_interleave(group, 0), value.repeat_interleave(group, 0)
+    owner = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])
+    total = len(owner)
+    at = torch.arange(total)
+    seen = (owner[:, None] == owner) & (at[:, None] >= at)
+    if window:
+        seen &= at[:, None] - at < window
+    scores = query[:, :total].double() @ key[:, :total].double().mT * 0.3
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    out = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value[:, :total].double()
+    return nn.functional.pad(out, (0, 0, 0, query.shape[1] - total))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3),
+    padding=st.integers(0, 3),
+    window=st.sampled_from([None, 1, 3, 4]),
+    softcap=st.sampled_from([None, 2.0]),
+    heads=st.sampled_from([(4, 4), (4, 2), (4, 1)]),
+)
+def test_equals_dense_mask(rows, padding, window, softcap, heads):
+    width = max(map(sum, rows)) + padding
+    draw = torch.Generator().manual_seed(width)
+    query, key, value = (
+        torch.randn(len(rows), count, width, 8, generator=draw) for count in (heads[0], heads[1], heads[1])
+    )
+    documents = Documents(tuple(map(tuple, rows)))
+    out, _ = document_attention(
+        nn.Module(), query, key, value, None,
+        scaling=0.3, documents=documents, sliding_window=window, softcap=softcap,
+    )  # fmt: skip
+    assert out.shape == (len(rows), width, heads[0], 8)
+    for b, lengths in enumerate(rows):
+        expected = _dense(query[b], key[b], value[b], lengths, window, softcap)
+        torch.testing.assert_close(out[b].transpose(0, 1).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_row_of_padding_only():
+    x = torch.randn(2, 2, 4, 8)
+    out, _ = document_attention(nn.Module(), x, x, x, None, documents=Documents(((4,), ())))
+    assert not out[1].any()
+
+
+def test_dropout_of_the_model_is_applied():
+    x = torch.randn(1, 2, 6, 8)
+    for softcap in (None, 5.0):
+        run = lambda p, cap=softcap: document_attention(  # noqa: E731
+            nn.Module(), x, x, x, None, dropout=p, documents=Documents(((6,),)), softcap=cap
+        )[0]
+        assert not torch.equal(run(0.9), run(0.0))
+
+
+@pytest.mark.parametrize(
+    ("mask", "extra", "reason"),
+    [
+        (None, {"documents": None}, "layout"),
+        (torch.ones(1), {}, "mask of its own"),
+        (None, {"s_aux": torch.ones(2)}, "s_aux"),
+        (None, {"is_causal": False}, "both directions"),
+    ],
+)
+def test_refuses_what_it_does_not_do(mask, extra, reason):
+    x = torch.randn(1, 2, 4, 8)
+    with pytest.raises(UnsupportedAttentionError, match=reason):
+        document_attention(nn.Module(), x, x, x, mask, **{"documents": Documents(((4,),)), **extra})
+
+
+def test_refuses_attention_in_both_directions():
+    module = nn.Module()
+    module.is_causal = False
+    x = torch.randn(1, 2, 4, 8)
+    with pytest.raises(UnsupportedAttentionError, match="both directions"):
+        document_attention(module, x, x, x, None, documents=Documents(((4,),)))
+
+
+def test_check_passes_and_leaves_the_model(mistral):
+    assert check_attention(mistral, "fp32") is None
+    assert mistral.config._attn_implementation == "eager"
+    assert choose_attention(mistral, "auto", "fp32") == "sdpa"
+    assert choose_attention(mistral, "eager", "fp32") == "eager"
+
+
+def test_wide_windows_are_narrowed_for_the_check_only(mistral):
+    mistral.config.sliding_window = 4096
+    try:
+        with attention_check._narrow_windows(mistral):
+            assert mistral.config.sliding_window == 16
+        assert mistral.config.sliding_window == 4096
+        assert check_attention(mistral, "fp32") is None
+    finally:
+        mistral.config.sliding_window = 16
+
+
+def test_check_sees_a_forgotten_window(mistral, monkeypatch):
+    real = attention._attend
+    no_window = lambda q, k, v, rule: real(q, k, v, attention._Rule(rule.scale, None, None, 0.0))  # noqa: E731
+    monkeypatch.setattr(attention, "_attend", no_window)
+    assert "differ" in check_attention(mistral, "fp32")
+    assert "differ" in check_attention(mistral, "bf16")
+    assert choose_attention(mistral, "auto", "fp32") == "eager"
+    with pytest.raises(EngineError, match="eager") as caught:
+        choose_attention(mistral, "sdpa", "fp32")
+    assert caught.value.code == "engine.attention-mismatch"
+
+
+def test_check_sees_a_leak():
+    packed = [torch.ones(2, 3), torch.ones(2, 3)]
+    moved = [torch.zeros(2, 3), torch.ones(2, 3) + 0.01]
+    assert "moves" in attention_check._compare(packed, packed, moved, 1e-2)
+
+
+def test_check_reports_what_the_model_asks_for(mistral, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise UnsupportedAttentionError("the model asks for sinks")
+
+    monkeypatch.setattr(attention, "_check_supported", refuse)
+    assert check_attention(mistral, "fp32") == "the model asks for sinks"
