@@ -108,7 +108,7 @@ def make_family(name: str, folder: Path) -> Path:
         pad_token_id=tokenizer.token_to_id(PAD),
         bos_token_id=tokenizer.token_to_id(BOS),
         eos_token_id=tokenizer.token_to_id(END),
-        # The library's default of 0.02 gives a tiny model near-uniform logits, where tests of equality see little.
+        # The usual 0.02 gives a tiny model near-uniform logits, in which tests of equality see little.
         initializer_range=0.1,
         **family.options,
     )
@@ -149,7 +149,7 @@ def write_tokenizer(folder: Path) -> Any:
 
 
 def _randomise_constant_parameters(model: Any) -> None:
-    """Norm scales start at 1 (or 0) and biases at 0: values under which a swapped or missing one goes unseen."""
+    """Norm scales start at 1 (or 0), biases at 0: values that hide a swapped or missing one."""
     import torch
 
     for parameter in model.parameters():

@@ -1,0 +1,94 @@
+"""Which modules get a LoRA adapter, and its start values: shared by the engines, so that all start equal."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from tunewright.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ALL_LINEAR = "all-linear"
+
+
+def match_targets(
+    names: Sequence[str], targets: str | Sequence[str], *, head: str | None = None
+) -> list[str]:
+    """The modules of `names` that `adapter.targets` means, in the order of `names`.
+
+    `all-linear`: all but the output head `head` (so `names` are then the linear modules). Another text: a
+    regex on the full name. A sequence: full names, or their last parts. Raises ConfigError when one of them
+    matches nothing.
+    """
+    if targets == ALL_LINEAR:
+        matched = [name for name in names if name != head]
+        if not matched:
+            raise _no_match(ALL_LINEAR, names)
+        return matched
+    if isinstance(targets, str):
+        return _match_regex(names, targets)
+    for target in targets:
+        if not any(is_named(name, target) for name in names):
+            raise _no_match(target, names)
+    return [name for name in names if any(is_named(name, target) for target in targets)]
+
+
+def is_named(name: str, wanted: str) -> bool:
+    """Whether `wanted` is the full name of a module, or its last parts: q_proj, self_attn.q_proj."""
+    return name == wanted or name.endswith(f".{wanted}")
+
+
+def initial_values(seed: int, canonical_name: str, in_features: int, rank: int) -> NDArray[np.float32]:
+    """Start values of lora_A, [rank, in_features] float32; lora_B starts at zero.
+
+    Uniform in ±1/sqrt(in_features), which is Kaiming-uniform with a = sqrt(5), the law of PEFT. A pure
+    function of (seed, canonical_name): the same on every engine, device and spread over ranks.
+    """
+    import numpy as np
+
+    name_key = int.from_bytes(hashlib.sha256(canonical_name.encode()).digest()[:8], "little")
+    draw = np.random.Generator(np.random.Philox(key=np.array([seed, name_key], dtype=np.uint64)))
+    bound = 1 / math.sqrt(in_features)
+    return draw.uniform(-bound, bound, size=(rank, in_features)).astype(np.float32)
+
+
+def _match_regex(names: Sequence[str], pattern: str) -> list[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"not a regular expression: {error}",
+            where="adapter.targets",
+            got=repr(pattern),
+            hint="write several names as a list: [q_proj, v_proj]",
+            code="config.bad-targets",
+        ) from error
+    matched = [name for name in names if compiled.fullmatch(name)]
+    if not matched:
+        raise _no_match(pattern, names)
+    return matched
+
+
+def _no_match(target: str, names: Sequence[str]) -> ConfigError:
+    last_parts = sorted({name.rpartition(".")[2] for name in names} - {""})
+    near = get_close_matches(target, last_parts, n=1)
+    if target in last_parts:
+        hint = f"a text is a regex on the full module name; for a name write a list: [{target}]"
+    elif near:
+        hint = f"did you mean {near[0]}?"
+    else:
+        hint = "modules of this model: " + ", ".join(part for part in last_parts if not part.isdigit())
+    return ConfigError(
+        "no module of the model matches",
+        where="adapter.targets",
+        got=repr(target),
+        hint=hint,
+        code="config.unknown-target",
+    )
