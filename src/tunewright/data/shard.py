@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 _ROUNDS = 8
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # SplitMix64 finaliser (Steele et al., 2014)
 _GOLDEN = 0x9E3779B97F4A7C15
+_WORD = 0xFFFFFFFFFFFFFFFF
 _U64 = np.uint64
 
 
@@ -30,10 +31,7 @@ class Slots:
 
 def hash64(values_N: NDArray[np.uint64], *keys: int) -> NDArray[np.uint64]:
     """Well-mixed 64-bit hash of each value under a sequence of integer keys."""
-    mixed_N = values_N.astype(_U64)
-    for key in (*keys, len(keys)):
-        mixed_N = _mix(mixed_N + _U64((key * _GOLDEN + _GOLDEN) & 0xFFFFFFFFFFFFFFFF))
-    return mixed_N
+    return _mix(values_N.astype(_U64) + _U64(_fold(keys)))
 
 
 def permute(index_N: NDArray[np.int64], length: int, *keys: int) -> NDArray[np.int64]:
@@ -104,6 +102,17 @@ def _feistel(values_N: NDArray[np.uint64], half: np.uint64, keys: Sequence[int])
     for number in range(_ROUNDS):
         left_N, right_N = right_N, left_N ^ (hash64(right_N, *keys, number) & mask)
     return (left_N << half) | right_N
+
+
+def _fold(keys: Sequence[int]) -> int:
+    """One 64-bit number from a sequence of keys, so that arrays are mixed once and not per key."""
+    folded = len(keys)
+    for key in keys:
+        folded = (folded ^ key) * _GOLDEN + _GOLDEN & _WORD
+        for shift, factor in _MIX:
+            folded = (folded ^ folded >> shift) * factor & _WORD
+        folded ^= folded >> 31
+    return folded
 
 
 def _mix(values_N: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -95,8 +95,8 @@ def test_neither_command_loads_torch(tmp_path: Path, model: str, command: str) -
 import sys
 from tunewright.cli.main import run
 assert run({arguments!r}) == 0
-heavy = [name for name in sys.modules if name in ("torch", "mlx") or name.startswith("transformers.models.auto")]
-sys.exit(", ".join(heavy))
+heavy = ("torch", "mlx", "transformers.models.auto")
+sys.exit(", ".join(name for name in sys.modules if name.startswith(heavy)))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,9 +24,7 @@ def test_equal_rows_go_the_same_way_and_no_source_is_emptied(
 ) -> None:
     rows = [prints(*source) for source in sources]
     held = choose_held_out(rows, share=share, seed=seed)
-    pairs = [
-        (p, h) for source, flags in zip(rows, held, strict=True) for p, h in zip(source, flags, strict=True)
-    ]
+    pairs = list(zip(chain(*rows), chain(*held), strict=True))
     assert len({p for p, _ in pairs}) == len(set(pairs))
     assert all(not all(flags) for flags in held)
     assert held == choose_held_out(rows, share=share, seed=seed)

