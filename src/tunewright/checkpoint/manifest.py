@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tunewright.errors import CheckpointError
-from tunewright.files import FileDigest, hash_file, write_json
+from tunewright.files import FileDigest, hash_file, json_bytes, write_json
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -48,23 +48,18 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        body = cast("dict[str, Any]", json.loads(path.read_bytes()))
-        claimed = body.pop("self_sha256")
+        raw = path.read_bytes()
+        whole = cast("dict[str, Any]", json.loads(raw))
+        body = {key: value for key, value in whole.items() if key != "self_sha256"}
+        # Compared as bytes: other spacing or spelling of a number is damage too.
+        intact = whole["self_sha256"] == _hash(body) and raw == json_bytes(whole)
     except FileNotFoundError as error:
-        raise _damaged(path, "is missing") from error
+        raise damaged(path, "is missing") from error
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError, OSError) as error:
-        raise _damaged(path, f"cannot be read ({type(error).__name__})") from error
-    if claimed != _hash(body):
-        raise _damaged(path, "does not match its own hash: damaged or edited by hand")
-    if body["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(
-            "was written by a newer version of this program",
-            where=str(path),
-            got=f"format version {body['format_version']}",
-            expected=f"at most {FORMAT_VERSION}",
-            hint="update tunewright",
-            code="checkpoint.newer-format",
-        )
+        raise damaged(path, f"cannot be read ({type(error).__name__})") from error
+    if not intact:
+        raise damaged(path, "does not match its own hash: damaged or edited by hand")
+    _check_version(path, body["format_version"])
     files = {name: FileDigest(entry["bytes"], entry["sha256"]) for name, entry in body["files"].items()}
     return Manifest(body["step"], body["metric"], body["identity"], files)
 
@@ -73,19 +68,20 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     """Compare every file with the manifest. Raises CheckpointError (`checkpoint.damaged`) naming the file."""
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     if extra := sorted(present - manifest.files.keys()):
-        raise _damaged(folder / extra[0], "is not in the manifest")
+        raise damaged(folder / extra[0], "is not in the manifest")
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise _damaged(path, "is missing")
+            raise damaged(path, "is missing")
         size = path.stat().st_size
         if size != expected.bytes:
-            raise _damaged(path, f"has {size} bytes, the manifest says {expected.bytes}")
-        if hash_file(path).sha256 != expected.sha256:
-            raise _damaged(path, "has other content than when it was saved (sha256 differs)")
+            raise damaged(path, f"has {size} bytes, the manifest says {expected.bytes}")
+        if _content_hash(path) != expected.sha256:
+            raise damaged(path, "has other content than when it was saved (sha256 differs)")
 
 
-def _damaged(path: Path, what: str) -> CheckpointError:
+def damaged(path: Path, what: str) -> CheckpointError:
+    """The error for a file of a checkpoint that cannot be trusted."""
     return CheckpointError(
         what,
         where=str(path),
@@ -94,6 +90,24 @@ def _damaged(path: Path, what: str) -> CheckpointError:
     )
 
 
+def _content_hash(path: Path) -> str:
+    try:
+        return hash_file(path).sha256
+    except OSError as error:
+        raise damaged(path, f"cannot be read ({error.strerror})") from error
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            "was written by a newer version of this program",
+            where=str(path),
+            got=f"format version {version}",
+            expected=f"at most {FORMAT_VERSION}",
+            hint="update tunewright",
+            code="checkpoint.newer-format",
+        )
+
+
 def _hash(body: Mapping[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json_bytes(body)).hexdigest()

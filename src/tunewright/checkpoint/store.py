@@ -1,25 +1,41 @@
-"""Save and load resumable checkpoints so that a crash at any moment leaves a valid one."""
+"""Save and load resumable checkpoints so that a crash at any moment leaves a valid one.
+
+Layout and recipe: docs/concepts/checkpoint-format.md.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from tunewright.arrays import ArrayFileError, read_arrays, write_arrays
-from tunewright.checkpoint.manifest import Manifest, read_manifest, verify_files, write_manifest
+from tunewright.checkpoint.disk import named_disk_faults
+from tunewright.checkpoint.manifest import (
+    MANIFEST,
+    Manifest,
+    damaged,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
 from tunewright.errors import CheckpointError
-from tunewright.files import commit_folder, write_json
+from tunewright.files import commit_folder, json_bytes, write_json
 from tunewright.types import EngineState
 
 ARRAYS = "engine.safetensors"
 VALUES = "engine.json"
 RUN_STATE = "run_state.json"
+STEP_FOLDER = re.compile(r"step-(\d{6,})")
+# Room for the JSON files beside the arrays, when a message says what a save needs.
+JSON_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +78,25 @@ class CheckpointStore:
     ) -> SavedCheckpoint:
         """Write to a temporary folder, make it durable, rename it, only then remove older ones.
 
-        A valid checkpoint of the same step is kept as it is. Raises OSError; the temporary folder is gone
-        then and older checkpoints are untouched.
+        A valid checkpoint of the same step and identity is kept as it is; any other is set aside, never
+        overwritten. metric: lower is better; one that is not finite ranks nothing. Raises CheckpointError
+        (`checkpoint.disk-full`, `.not-writable`, `.disk-error`, `.write-failed`); nothing half-written is
+        left then and older checkpoints are untouched.
         """
         started = perf_counter()
-        final = self.folder / f"step-{step:06d}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
-        if final.exists() and not self._set_aside_if_damaged(final):
-            size = sum(digest.bytes for digest in read_manifest(final).files.values())
-            return SavedCheckpoint(final, size, perf_counter() - started)
-        temporary = self.folder / f"tmp-{step:06d}-{os.getpid()}"
-        try:
-            temporary.mkdir()
-            size = _write(temporary, step, engine, run_state, identity, metric)
-            commit_folder(temporary, final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        self._remove_old()
+        final = self._path(step)
+        manifest = Manifest(
+            step, metric if metric is not None and math.isfinite(metric) else None, identity, {}
+        )
+        needed = sum(memoryview(array.data).nbytes for array in engine.arrays.values()) + JSON_BYTES
+        with named_disk_faults(self.folder, needed):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            size = _committed_bytes(final, manifest)
+            if size is None:
+                _set_aside(final)
+                size = self._commit(final, manifest, engine, run_state)
+                self._remove_old()
         return SavedCheckpoint(final, size, perf_counter() - started)
 
     def load(self, path: Path | None = None) -> LoadedCheckpoint:
@@ -93,7 +109,7 @@ class CheckpointStore:
         rejected: list[str] = []
         for step in reversed(self.steps()):
             try:
-                return _read(self.folder / f"step-{step:06d}", tuple(rejected))
+                return _read(self._path(step), tuple(rejected), step)
             except CheckpointError as error:
                 if error.code == "checkpoint.newer-format":
                     raise
@@ -108,23 +124,29 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint folder, valid or not, oldest first."""
-        names = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
-        return sorted(int(name) for name in names if name.isdigit())
+        found = (STEP_FOLDER.fullmatch(path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def _commit(
+        self, final: Path, manifest: Manifest, engine: EngineState, run_state: Mapping[str, Any]
+    ) -> int:
+        temporary = self.folder / f"tmp-{manifest.step:06d}-{os.getpid()}"
+        try:
+            temporary.mkdir()
+            size = _write(temporary, manifest, engine, run_state)
+            commit_folder(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return size
 
     def _remove_leftovers(self) -> None:
         # run.lock keeps other live writers out, so a temporary folder here is of a process that died.
         for leftover in self.folder.glob("tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-
-    def _set_aside_if_damaged(self, final: Path) -> bool:
-        try:
-            verify_files(final, read_manifest(final))
-        except CheckpointError:
-            aside = final.with_name(f"damaged-{final.name}-{os.getpid()}")
-            shutil.rmtree(aside, ignore_errors=True)
-            final.rename(aside)
-            return True
-        return False
 
     def _remove_old(self) -> None:
         steps = self.steps()
@@ -135,42 +157,68 @@ class CheckpointStore:
                 keep.add(min(metrics, key=lambda step: (metrics[step], step)))
         for step in steps:
             if step not in keep:
-                shutil.rmtree(self.folder / f"step-{step:06d}", ignore_errors=True)
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        # Renamed first: a removal that is cut short leaves no step folder with half its files.
+        doomed = self.folder / f"tmp-removed-{step:06d}"
+        try:
+            self._path(step).rename(doomed)
+        except OSError:
+            return  # the new checkpoint is safe; an old one too many is not worth ending a run for
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def _metric(self, step: int) -> float | None:
         try:
-            return read_manifest(self.folder / f"step-{step:06d}").metric
+            return read_manifest(self._path(step)).metric
         except CheckpointError:
             return None
 
 
-def _write(
-    folder: Path,
-    step: int,
-    engine: EngineState,
-    run_state: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    metric: float | None,
-) -> int:
+def _committed_bytes(final: Path, manifest: Manifest) -> int | None:
+    """Size of a valid checkpoint that already says the same; None when there is none."""
+    if not final.exists():
+        return None
+    try:
+        found = read_manifest(final)
+        verify_files(final, found)
+    except CheckpointError:
+        return None
+    if found.step != manifest.step or json_bytes(found.identity) != json_bytes(dict(manifest.identity)):
+        return None
+    return sum(digest.bytes for digest in found.files.values()) + (final / MANIFEST).stat().st_size
+
+
+def _set_aside(final: Path) -> None:
+    """Give a damaged or foreign folder of this step another name; what it holds may still help a person."""
+    if not final.exists():
+        return
+    number = 1
+    while (aside := final.with_name(f"aside-{final.name}-{number}")).exists():
+        number += 1
+    final.rename(aside)
+
+
+def _write(folder: Path, manifest: Manifest, engine: EngineState, run_state: Mapping[str, Any]) -> int:
     files = {
         ARRAYS: write_arrays(folder / ARRAYS, engine.arrays),
         VALUES: write_json(folder / VALUES, dict(engine.values)),
         RUN_STATE: write_json(folder / RUN_STATE, dict(run_state)),
     }
-    manifest = write_manifest(folder, Manifest(step, metric, identity, files))
-    return sum(digest.bytes for digest in files.values()) + manifest.bytes
+    own = write_manifest(folder, replace(manifest, files=files))
+    return sum(digest.bytes for digest in files.values()) + own.bytes
 
 
-def _read(path: Path, rejected: tuple[str, ...]) -> LoadedCheckpoint:
+def _read(path: Path, rejected: tuple[str, ...], step: int | None = None) -> LoadedCheckpoint:
     if not path.is_dir():
         raise CheckpointError("there is no checkpoint folder", where=str(path), code="checkpoint.missing")
     manifest = read_manifest(path)
+    if step is not None and manifest.step != step:
+        raise damaged(path / MANIFEST, f"is of step {manifest.step}: the folder was renamed")
     verify_files(path, manifest)
     try:
         state = EngineState(read_arrays(path / ARRAYS), json.loads((path / VALUES).read_bytes()))
         run_state = json.loads((path / RUN_STATE).read_bytes())
     except (ArrayFileError, ValueError, OSError) as error:
-        raise CheckpointError(
-            f"cannot be read: {error}", where=str(path), code="checkpoint.damaged"
-        ) from error
+        raise damaged(path, f"cannot be read: {error}") from error
     return LoadedCheckpoint(path, manifest.step, state, run_state, manifest.identity, rejected)
