@@ -139,11 +139,9 @@ def _print_report(report: DataReport) -> None:
         console.print(f"  up to {bucket.up_to:>7,} tokens  {bucket.examples:>9,}  {bar}")
     styles = {"error": "red", "warning": "yellow", "note": ""}
     for finding in report.findings:
-        more = finding.count - len(finding.where)
-        places = ", ".join(finding.where) + (f" … and {more} more" if more > 0 else "")
         line = f"{finding.severity}: {finding.what}: {finding.count}"
         console.print(line, style=styles[finding.severity], markup=False)
-        console.print(f"  {places}\n  first: {finding.first}", markup=False, soft_wrap=True)
+        console.print(f"  {finding.places()}\n  first: {finding.first}", markup=False, soft_wrap=True)
 
 
 def _build_config(file: Path, format_: _FORMATS, **settings: object) -> DataConfig:

@@ -33,6 +33,16 @@ class Finding:
     where: tuple[str, ...]
     first: str
 
+    def places(self) -> str:
+        """The first places in short: each file once with its lines, and how many more there are."""
+        lines: dict[str, list[str]] = {}
+        for place in self.where:
+            path, _, line = place.rpartition(":")
+            lines.setdefault(path or line, []).append(line if path else "")
+        text = "; ".join(f"{path}: {', '.join(found)}" if found[0] else path for path, found in lines.items())
+        more = self.count - len(self.where)
+        return f"{text} … and {more} more" if more > 0 else text
+
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
@@ -104,7 +114,7 @@ class DataReport:
         lines = [f"{name}: {value}" for name, value in self.facts()]
         lines += [f"{bucket.examples:>9} examples up to {bucket.up_to} tokens" for bucket in self.lengths]
         for finding in self.findings:
-            lines.append(f"{finding.severity}: {finding.what}: {finding.count} ({', '.join(finding.where)})")
+            lines.append(f"{finding.severity}: {finding.what}: {finding.count} ({finding.places()})")
             lines.append(f"  {finding.first}")
         return "\n".join(lines)
 

@@ -44,7 +44,7 @@ def test_check_reports_everything_before_it_fails(
     out = capsys.readouterr().out
     assert "rows read" in out
     assert "error: " in out
-    assert "rows.jsonl:2" in out
+    assert "rows.jsonl: 2" in out
 
 
 def test_check_prints_json_alone_on_stdout(
@@ -96,7 +96,7 @@ import sys
 from tunewright.cli.main import run
 assert run({arguments!r}) == 0
 heavy = ("torch", "mlx", "transformers.models.auto")
-sys.exit(", ".join(name for name in sys.modules if name.startswith(heavy)))
+sys.exit(", ".join(name for name in sys.modules if name.startswith(heavy)) or 0)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False

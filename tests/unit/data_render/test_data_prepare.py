@@ -121,6 +121,8 @@ def test_the_report_lists_twenty_places_and_counts_all(tmp_path: Path, tokenizer
     report = survey(tmp_path, tokenizer, *[LONG] * 30).report
     (finding,) = report.errors
     assert (finding.count, len(finding.where)) == (30, 20)
+    assert finding.places().startswith("rows.jsonl: 1, 2, 3")
+    assert finding.places().endswith("20 … and 10 more")
 
 
 def test_duplicates_are_counted_and_never_leak_into_the_held_out_rows(
@@ -176,10 +178,34 @@ def test_the_report_is_json_and_text(tmp_path: Path, tokenizer: ChatTokenizer) -
     assert read["rows_bad"] == 1
     assert read["findings"][0]["where"] == ["rows.jsonl:2"]
     assert "rows read: 2" in report.text()
-    assert "error: rows above data.seq_len: 1 (rows.jsonl:2)" in report.text()
+    assert "error: rows above data.seq_len: 1 (rows.jsonl: 2)" in report.text()
 
 
 def test_an_empty_tally_has_no_buckets() -> None:
     from tunewright.data.report import Tally
 
     assert Tally().buckets() == ()
+
+
+def test_rows_that_the_template_refuses_or_thins_out_are_counted(tmp_path: Path) -> None:
+    refuse = "{% if messages[0].content == 'Question 1?' %}{{ raise_exception('not this one') }}{% endif %}"
+    template = refuse + CHATML.replace("message.content", "message.content | replace('lost', '')")
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path / "picky", template), None)
+    prepared = survey(tmp_path, tokenizer, "a", "b", "lost words")
+    check_sums(prepared)
+    assert prepared.report.content_dropped == 1
+    (refused, dropped) = prepared.report.findings
+    assert (refused.what, refused.where) == ("rows that the chat template refuses", ("rows.jsonl:2",))
+    assert dropped.first == "rows.jsonl:3: content of turn 2 (assistant)"
+
+
+def test_unreadable_rows_beyond_those_listed_still_count(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    write_rows(tmp_path / "rows.jsonl", "fine")
+    with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{broken\n" * 1005)
+    data = DataConfig(train="rows.jsonl", eval=0.0)  # type: ignore[arg-type]
+    prepared = survey_data(data, tokenizer, tmp_path, seed=0)
+    check_sums(prepared)
+    assert prepared.report.rows_bad == 1005
+    with pytest.raises(DataError, match="1005 bad rows of 1006"):
+        prepare_data(data, tokenizer, tmp_path, seed=0)
