@@ -105,4 +105,4 @@ def _iter_file(path: Path, shown: str) -> Iterator[RawRow | DataError]:
             f"the file cannot be read: {error.strerror or error}", where=shown, code="data.unreadable-file"
         ) from error
     if is_empty:
-        raise DataError("the file holds no rows", where=shown, code="data.empty-file")
+        raise DataError("the file is empty: it holds no rows", where=shown, code="data.empty-file")

@@ -19,8 +19,7 @@ MAX_VALUES = 1_000_000
 MAX_INTEGER_DIGITS = 100
 
 _SUSPECT_ESCAPE = re.compile(r"\\u(?:d[89a-f]|0000)", re.IGNORECASE)
-_STRING = re.compile(r'"[^"]*"?')
-_BRACKET = re.compile(r"[\[\]{}]")
+_MARK = re.compile(r'"[^"]*"?|[\[\]{},]')
 
 
 class JsonFault(ValueError):
@@ -46,7 +45,8 @@ def parse_json(text: str) -> JsonValue:
     try:
         value: JsonValue = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise JsonFault(error.msg, "data.broken-json", error.pos) from error
+        what = error.msg.removesuffix(" at").removesuffix(" starting")
+        raise JsonFault(what, "data.broken-json", error.pos) from error
     if _SUSPECT_ESCAPE.search(text):
         check_text(value)
     return value
@@ -121,18 +121,22 @@ def _check_size(text: str) -> None:
     """Refuse nesting and sizes whose values would take far more memory than their text, before parsing."""
     if text.count("[") + text.count("{") <= MAX_DEPTH and text.count(",") < MAX_VALUES:
         return
-    bare = _STRING.sub("", text.replace("\\\\", "").replace('\\"', ""))
-    containers = bare.count("[") + bare.count("{")
-    if containers > MAX_CONTAINERS or bare.count(",") >= MAX_VALUES:
-        raise JsonFault(
-            f"more than {MAX_CONTAINERS:,} lists and objects or {MAX_VALUES:,} values in one row",
-            "data.row-too-large",
-        )
-    depth = 0
-    for bracket in _BRACKET.finditer(bare):
-        depth += 1 if bracket.group() in "[{" else -1
+    depth = containers = values = 0
+    for found in _MARK.finditer(text.replace("\\\\", "").replace('\\"', "")):
+        mark = found.group()
+        if mark in "[{":
+            depth, containers = depth + 1, containers + 1
+        elif mark in "]}":
+            depth -= 1
+        else:
+            values += mark == ","
         if depth > MAX_DEPTH:
             raise JsonFault(f"nested deeper than {MAX_DEPTH} levels", "data.too-deep")
+        if containers > MAX_CONTAINERS or values >= MAX_VALUES:
+            raise JsonFault(
+                f"more than {MAX_CONTAINERS:,} lists and objects or {MAX_VALUES:,} values in one row",
+                "data.row-too-large",
+            )
 
 
 def _read_object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
