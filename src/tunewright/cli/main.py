@@ -17,12 +17,9 @@ from tunewright.cli.edge import exit_code_of
 from tunewright.cli.lazy import PLAIN, Lazy, lazy_group
 
 COMMANDS: dict[str, Lazy] = {
-    "demo": Lazy("Fine-tune the bundled model and show what it learned", "tunewright.cli.demo:command"),
     "train": Lazy(
         "Fine-tune a model from a run file", "tunewright.cli.train:command", bare=(("--resume", "auto"),)
     ),
-    "generate": Lazy("Answer prompts with a model or a tuned one", "tunewright.cli.generate:command"),
-    "chat": Lazy("Talk with a model or a tuned one", "tunewright.cli.chat:command"),
     "data": Lazy(
         "Check training data before it trains",
         {

@@ -15,7 +15,7 @@ from tunewright.config.schema import RunConfig
 class Fault:
     """A fault at a setting; `load.py` adds where it was written."""
 
-    path: node.Path
+    path: node.KeyPath
     what: str
     got: str | None = None
     expected: str | None = None
@@ -102,7 +102,7 @@ def check_paths(config: RunConfig, base_dir: Path) -> list[Fault]:
     ]
 
 
-def _paths(config: RunConfig) -> Iterator[tuple[node.Path, str]]:
+def _paths(config: RunConfig) -> Iterator[tuple[node.KeyPath, str]]:
     if config.model.name.startswith((".", "/", "~")):
         yield ("model", "name"), config.model.name
     if config.adapter.start_from:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from tunewright.config.node import Node, Path, dotted, find, origin_at, plain
+from tunewright.config.node import KeyPath, Node, dotted, find, origin_at, plain
 from tunewright.config.schema import RunConfig
 from tunewright.config.settings import choices_of, describe, describe_field, field_at, list_settings
 from tunewright.errors import ConfigError
@@ -52,7 +52,7 @@ def explain(error: ValidationError, tree: Node, name: str) -> list[ConfigError]:
 
     name: the run file as the user wrote it, for settings that are missing from it.
     """
-    faults: dict[Path, ConfigError] = {}
+    faults: dict[KeyPath, ConfigError] = {}
     # A number out of range also fails the other members of its union; the range is what helps.
     details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] not in _RANGE_TYPES)
     for detail in details:
@@ -67,20 +67,23 @@ def explain(error: ValidationError, tree: Node, name: str) -> list[ConfigError]:
 _RANGE_TYPES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
 
-def _is_below(path: Path, other: Path) -> bool:
+def _is_below(path: KeyPath, other: KeyPath) -> bool:
     return len(path) > len(other) and path[: len(other)] == other
 
 
-def _position(tree: Node, path: Path) -> tuple[int, int]:
-    origin = origin_at(tree, path) or ""
+def _position(tree: Node, path: KeyPath) -> tuple[int, int]:
+    origin = origin_at(tree, path) or (origin_at(tree, path[:-1]) if len(path) > 1 else None) or ""
     line = origin.rpartition(":")[2]
     return (0, int(line)) if line.isdigit() else (1, 0)
 
 
-def _explain_one(detail: ErrorDetails, tree: Node, name: str) -> Iterator[tuple[Path, ConfigError]]:
-    path: Path = detail["loc"]
+def _explain_one(detail: ErrorDetails, tree: Node, name: str) -> Iterator[tuple[KeyPath, ConfigError]]:
+    path: KeyPath = detail["loc"]
     if detail["type"] == "extra_forbidden":
         yield path, _unknown_key(path, tree)
+    elif detail["type"] == "missing" and isinstance(path[-1], int):
+        # A list of fixed length lacks an item: the list is what is wrong.
+        yield _wrong_value({**detail, "loc": path[:-1], "type": "too_short"}, tree)
     elif detail["type"] == "missing":
         for required in _required_below(path):
             yield required, _missing(required, tree, name)
@@ -88,21 +91,21 @@ def _explain_one(detail: ErrorDetails, tree: Node, name: str) -> Iterator[tuple[
         yield _wrong_value(detail, tree)
 
 
-def where(tree: Node, path: Path, name: str | None = None) -> str:
+def where(tree: Node, path: KeyPath, name: str | None = None) -> str:
     """`train.batch_size (run.yaml:14)`; without a line when the setting was not written anywhere."""
     origin = origin_at(tree, path) or name
     return f"{dotted(path)} ({origin})" if origin else dotted(path)
 
 
-def _unknown_key(path: Path, tree: Node) -> ConfigError:
+def _unknown_key(path: KeyPath, tree: Node) -> ConfigError:
     near = _nearest(path, find(tree, path))
-    section = dotted(path[:-1])
-    hint = None if near else f"see `tunewright config show` for the keys of {section or 'a run file'}"
+    keys = [_last(known) for known in _known_keys() if known.rpartition(".")[0] == _masked(path[:-1])]
+    hint = f"the keys here are {', '.join(keys)}" if keys and not near else None
     what = f"not a setting; did you mean {near}?" if near else "not a setting"
     return ConfigError(what, where=where(tree, path), hint=hint, code="config.unknown-key")
 
 
-def _nearest(path: Path, node: Node | None) -> str | None:
+def _nearest(path: KeyPath, node: Node | None) -> str | None:
     """The setting most likely meant: beside it, by its name in other trainers, or in another section."""
     key = str(path[-1])
     beside = {
@@ -129,10 +132,10 @@ def _section_like(node: Node | None) -> str | None:
 
 
 def _known_keys() -> list[str]:
-    return [setting.path for setting in list_settings()]
+    return ["preset", *(setting.path for setting in list_settings())]
 
 
-def _masked(path: Path) -> str:
+def _masked(path: KeyPath) -> str:
     return ".".join("*" if isinstance(step, int) else step for step in path)
 
 
@@ -140,7 +143,7 @@ def _last(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def _required_below(path: Path) -> list[Path]:
+def _required_below(path: KeyPath) -> list[KeyPath]:
     """The keys that must be given when the section or setting at `path` is missing."""
     prefix = _masked(path)
     inside = [
@@ -155,7 +158,7 @@ def _required_below(path: Path) -> list[Path]:
 _EXAMPLES = {"model.name": "model: builtin:tiny", "data.train": "data: {train: rows.jsonl}"}
 
 
-def _missing(path: Path, tree: Node, name: str) -> ConfigError:
+def _missing(path: KeyPath, tree: Node, name: str) -> ConfigError:
     example = _EXAMPLES.get(dotted(path))
     parent = origin_at(tree, path[:-1]) if path[:-1] else None
     return ConfigError(
@@ -174,8 +177,8 @@ _WHAT_BY_TYPE = {
 }
 
 
-def _wrong_value(detail: ErrorDetails, tree: Node) -> tuple[Path, ConfigError]:
-    path: Path = detail["loc"]
+def _wrong_value(detail: ErrorDetails, tree: Node) -> tuple[KeyPath, ConfigError]:
+    path: KeyPath = detail["loc"]
     field, reached = field_at(path)
     # Below a plain setting pydantic's path goes on with list positions, or union members (not in the file).
     while len(reached) < len(path) and find(tree, (*reached, path[len(reached)])):
@@ -206,6 +209,8 @@ def _hint(value: Any, kind: str) -> str | None:
 
 def shown(value: Any) -> str:
     """A value as YAML would show it, on one line and not too long."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
     text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
-from tunewright.config.node import Node, Path, dotted, overlay
+from pydantic.fields import FieldInfo
+
+from tunewright.config.node import KeyPath, Node, dotted, overlay
 from tunewright.config.schema import RunConfig, Section, ShortForm
 from tunewright.config.settings import field_at, inner_section, short_form
 from tunewright.config.yaml_text import read_yaml
@@ -42,11 +44,15 @@ def preset_names() -> list[str]:
 
 def read_preset(name: str) -> Node:
     """A shipped preset in long form."""
-    text = (files("tunewright.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    root, faults = read_yaml(text, name)
+    root, faults = read_yaml(read_preset_text(name), name)
     if faults:
         raise ConfigErrors(faults)
     return long_form(_with_origin(root or Node({}, ""), f"preset {name}"))
+
+
+def read_preset_text(name: str) -> str:
+    """A shipped preset as it is written, with the comments that say why."""
+    return (files("tunewright.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _with_origin(node: Node, origin: str) -> Node:
@@ -58,8 +64,8 @@ def _with_origin(node: Node, origin: str) -> Node:
 
 
 def _take_preset(
-    file: Node, assignments: list[tuple[Path, Node]]
-) -> tuple[Node | None, Node, list[tuple[Path, Node]], list[ConfigError]]:
+    file: Node, assignments: list[tuple[KeyPath, Node]]
+) -> tuple[Node | None, Node, list[tuple[KeyPath, Node]], list[ConfigError]]:
     """The preset asked for, and the file and assignments without the key that asked for it."""
     assert isinstance(file.value, dict)
     asked = file.value.get(PRESET_KEY)
@@ -84,8 +90,8 @@ def _take_preset(
     return None, rest, assignments, [fault]
 
 
-def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[Path, Node]], list[ConfigError]]:
-    assignments: list[tuple[Path, Node]] = []
+def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[KeyPath, Node]], list[ConfigError]]:
+    assignments: list[tuple[KeyPath, Node]] = []
     faults: list[ConfigError] = []
     for text in overrides:
         try:
@@ -97,7 +103,7 @@ def _read_overrides(overrides: Sequence[str]) -> tuple[list[tuple[Path, Node]], 
     return assignments, faults
 
 
-def _read_override(text: str) -> tuple[Path, Node]:
+def _read_override(text: str) -> tuple[KeyPath, Node]:
     key, equals, written = text.partition("=")
     steps = key.strip().split(".")
     if not equals or not all(steps):
@@ -119,10 +125,10 @@ def _read_override(text: str) -> tuple[Path, Node]:
     return path, value or Node(None, OVERRIDE)
 
 
-def _assign(node: Node, path: Path, value: Node, done: Path = ()) -> Node:
+def _assign(node: Node, path: KeyPath, value: Node, done: KeyPath = ()) -> Node:
     """The tree with `value` at `path`. Sections on the way are made; list items must be there."""
     if not path:
-        return overlay(node, value)
+        return overlay(node, _long_value(value, done))
     step, here = path[0], (*done, path[0])
     if isinstance(step, int) and (items := _list_at(node, done)) is not None:
         if step >= len(items):
@@ -137,14 +143,14 @@ def _assign(node: Node, path: Path, value: Node, done: Path = ()) -> Node:
     return Node(children, origin)
 
 
-def _list_at(node: Node, path: Path) -> list[Node] | None:
+def _list_at(node: Node, path: KeyPath) -> list[Node] | None:
     """The list an index goes into: the one written, else the setting's default; None for no list at all."""
     if isinstance(node.value, list):
         return node.value
     field, reached = field_at(path)
     if node.value is not None or field is None or reached != path or not isinstance(field.default, tuple):
         return None
-    items: tuple[Any, ...] = field.default
+    items = cast("tuple[Any, ...]", field.get_default())
     return [Node(item, "default") for item in items]
 
 
@@ -159,14 +165,27 @@ def long_form(node: Node, section: type[Section] = RunConfig) -> Node:
         return node
     children = dict(node.value)
     for name, field in section.model_fields.items():
-        inner, child = inner_section(field.annotation), children.get(name)
-        if inner is None or child is None:
-            continue
-        short = short_form(field)
-        children[name] = (
-            _long_list(child, short, inner) if short and short.many else _long(child, short, inner)
-        )
+        if name in children:
+            children[name] = _long_field(children[name], field)
     return Node(children, node.origin)
+
+
+def _long_value(value: Node, path: KeyPath) -> Node:
+    """The long form of a value that belongs at `path`."""
+    field, reached = field_at(path)
+    if field is None or reached != path:
+        return value
+    inner = inner_section(field.annotation)
+    if inner and isinstance(path[-1], int):
+        return _long(value, short_form(field), inner)
+    return _long_field(value, field)
+
+
+def _long_field(node: Node, field: FieldInfo) -> Node:
+    inner, short = inner_section(field.annotation), short_form(field)
+    if inner is None:
+        return node
+    return _long_list(node, short, inner) if short and short.many else _long(node, short, inner)
 
 
 def _long(node: Node, short: ShortForm | None, section: type[Section]) -> Node:

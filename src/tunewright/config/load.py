@@ -109,7 +109,7 @@ def check_files(loaded: LoadedConfig) -> None:
         raise ConfigErrors([_config_error(fault, _place(fault.path, loaded)) for fault in faults])
 
 
-def _place(path: node.Path, loaded: LoadedConfig) -> str:
+def _place(path: node.KeyPath, loaded: LoadedConfig) -> str:
     return f"{node.dotted(path)} ({loaded.origins[node.dotted(path)]})"
 
 
@@ -118,7 +118,7 @@ def _origins(config: RunConfig, tree: Node) -> Iterator[tuple[str, str]]:
         yield node.dotted(path), node.origin_at(tree, path) or DEFAULT
 
 
-def leaves(value: JsonValue, path: node.Path = ()) -> Iterator[tuple[node.Path, JsonValue]]:
+def leaves(value: JsonValue, path: node.KeyPath = ()) -> Iterator[tuple[node.KeyPath, JsonValue]]:
     """Every setting with its path. A list of plain values is one setting; a list of mappings is many."""
     if isinstance(value, dict) and value:
         for key, child in value.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tunewright.types import JsonValue
 
 Scalar = None | bool | int | float | str
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ def overlay(below: Node, above: Node) -> Node:
     return replace(below, value=merged)
 
 
-def origin_at(root: Node, path: Path) -> str | None:
+def origin_at(root: Node, path: KeyPath) -> str | None:
     """Where the value at `path` was written; None where nothing was written."""
     found = find(root, path)
     return found.origin if found else None
 
 
-def find(root: Node, path: Path) -> Node | None:
+def find(root: Node, path: KeyPath) -> Node | None:
     """The node at `path`, if there is one."""
     node = root
     for step in path:
@@ -58,6 +58,6 @@ def find(root: Node, path: Path) -> Node | None:
     return node
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """`data.train.0.path`, the form that `--set` takes."""
     return ".".join(str(step) for step in path)

@@ -45,7 +45,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ShortForm:
-    """Accepts `section: text` where a mapping with `key` is meant; with `many`, in each item of a list too."""
+    """Accepts `section: text` where a mapping with `key` is meant; with `many`, in list items too."""
 
     key: str
     many: bool = False
@@ -132,7 +132,7 @@ class DataConfig(Section):
     seq_len: Annotated[int, Field(ge=8)] = 2048
     """Longest row in tokens, and the length to which rows are packed."""
     overlong: Literal["error", "truncate", "split", "drop"] = "error"
-    """What happens to a row above `seq_len`: refuse with line numbers, cut its end, split it, leave it out."""
+    """What happens to a row above `seq_len`: refuse with line numbers, cut, split, or leave out."""
     packing: bool = True
     """Lay the examples of one optimizer step end to end instead of padding. Never changes the loss."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
@@ -171,8 +171,8 @@ class TrainConfig(Section):
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW term added to the denominator."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Compute type. `auto` is bf16 on a GPU that has it, fp16 with loss scaling on one that has not, fp32 on a
-    CPU."""
+    """Compute type. `auto` is bf16 on a GPU that has it, fp16 with loss scaling on one that has not, fp32 on
+    a CPU."""
     activation_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass: much less memory, about a third slower. `auto` is off."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
-from tunewright.config.node import Path
+from tunewright.config.node import KeyPath
 from tunewright.config.schema import RunConfig, Section, ShortForm
 from tunewright.types import JsonValue
 
@@ -80,7 +79,7 @@ def _is_list(annotation: Any) -> bool:
     return get_origin(annotation) is tuple
 
 
-def field_at(path: Path) -> tuple[FieldInfo | None, Path]:
+def field_at(path: KeyPath) -> tuple[FieldInfo | None, KeyPath]:
     """The field that governs `path`, and the part of the path that leads to it.
 
     What follows a plain setting (a union member's name, an index, a mapping key) is not part of it.
@@ -170,8 +169,3 @@ def choices_of(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
         return [str(choice) for choice in get_args(annotation)]
     return [choice for arg in get_args(annotation) for choice in choices_of(arg)]
-
-
-def has_default(field: FieldInfo) -> bool:
-    """Whether a field may be left out."""
-    return field.default is not PydanticUndefined or field.default_factory is not None

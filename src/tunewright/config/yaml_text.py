@@ -8,9 +8,11 @@ refuses tags, duplicate keys and texts that grow without bound.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.reader import ReaderError
 
 from tunewright.config.node import Node, Scalar
 from tunewright.errors import ConfigError, ConfigErrors
@@ -48,9 +50,9 @@ def read_yaml(text: str, name: str | None) -> tuple[Node | None, list[ConfigErro
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        what = f"the character U+{ord_of(error):04X} is not allowed in YAML"
+        what = f"the character U+{cast(Any, error).character:04X} is not allowed in YAML"
         raise _fault(what, name, line, "syntax") from None
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, name) from None
@@ -60,12 +62,6 @@ def read_yaml(text: str, name: str | None) -> tuple[Node | None, list[ConfigErro
     return reader.node(root, 0), reader.faults
 
 
-def ord_of(error: yaml.reader.ReaderError) -> int:
-    """Code point that a ReaderError complains about."""
-    character: Any = error.character
-    return character if isinstance(character, int) else ord(character)
-
-
 class _Loader(yaml.SafeLoader):
     """Composes nodes only, never objects; resolves plain scalars by YAML 1.2 and stops at MAX_DEPTH."""
 
@@ -73,14 +69,14 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()
+        event: Any = cast(Any, self).peek_event()
         if getattr(event, "tag", None):
-            raise yaml.composer.ComposerError(
+            raise ComposerError(
                 None, None, f"the tag {event.tag.replace(_PREFIX, '!!')} is not allowed", event.start_mark
             )
         if self.depth >= MAX_DEPTH:
             problem = f"more than {MAX_DEPTH} levels inside each other"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+            raise ComposerError(None, None, problem, event.start_mark)
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -94,13 +90,20 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> Any:
+        # Only double quotes keep every kind of line break; the other styles fold some into spaces.
+        style = None if data.isprintable() else '"'
+        return cast(Any, self).represent_scalar(_PREFIX + "str", data, style=style)
+
 
 def _add_plain_rules() -> None:
+    loader, dumper = cast(Any, _Loader), cast(Any, _Dumper)
     for kind, (pattern, first) in _PLAIN_RULES.items():
         whole = re.compile(rf"(?:{pattern.pattern})\Z")
         starts = ["" if letter == "\0" else letter for letter in first]
-        _Loader.add_implicit_resolver(_PREFIX + kind, whole, starts)
-        _Dumper.add_implicit_resolver(_PREFIX + kind, whole, starts)
+        loader.add_implicit_resolver(_PREFIX + kind, whole, starts)
+        dumper.add_implicit_resolver(_PREFIX + kind, whole, starts)
+    dumper.add_representer(str, _Dumper.represent_str)
 
 
 _add_plain_rules()
@@ -178,16 +181,22 @@ def _whole_number(text: str) -> int | str:
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, name: str | None) -> ConfigErrors:
-    mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark else None
     problem = error.problem or error.context or "not readable"
+    # Where a quote or bracket was opened says more than the end of the file.
+    at_end = "end" in problem and "stream" in problem
+    mark = (error.context_mark if at_end else None) or error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else None
     expected, hint = None, None
     if "'\\t'" in problem:
         problem, hint = "a tab starts this line's text", "indent with spaces"
     elif "mapping values are not allowed" in problem:
         problem, hint = "a second `: ` on this line, or wrong indentation", "quote text that holds `: `"
-    elif "single document" in problem:
+    elif at_end:
+        problem, hint = "something is opened and not closed", "close the quote or bracket"
+    elif "another document" in problem:
         problem, expected = "a second document starts here", "one document"
+    elif error.context_mark and error.context_mark is not mark:
+        hint = f"{error.context} that starts on line {error.context_mark.line + 1}"
     what = problem if problem.startswith(("the tag", "more than")) else f"not valid YAML: {problem}"
     return _fault(what, name, line, "syntax", expected=expected, hint=hint)
 
