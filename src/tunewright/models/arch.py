@@ -1,0 +1,143 @@
+"""What a model is, in numbers: read from config.json and the headers of its weight files, without tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tunewright.errors import ModelError
+from tunewright.models.native import config_defaults
+from tunewright.models.sanitise import read_json
+from tunewright.models.weights import check_weights, find_weights
+
+# Other families' names of the same size.
+_NAMES = {
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "kv_heads": ("num_key_value_heads", "multi_query_group_num", "num_kv_heads"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "max_positions": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+}
+# Every n-th layer is global where neither layer_types nor a pattern is given.
+_GLOBAL_EVERY = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
+_EMBEDDING_WORDS = ("embed", "wte", "wpe")
+
+
+@dataclass(frozen=True, slots=True)
+class Arch:
+    """Sizes of a causal language model. Windows are in tokens, one a layer, None for a global layer.
+
+    linear_modules: full names of what `all-linear` adapts, in order of name. parameters counts tied weights
+    once; embedding_parameters are those of embeddings and head among them.
+    """
+
+    model_type: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int | None
+    tied: bool
+    windows: tuple[int | None, ...]
+    attention_soft_cap: float | None
+    final_soft_cap: float | None
+    linear_modules: tuple[str, ...]
+    parameters: int
+    embedding_parameters: int
+
+
+def load_arch(folder: Path) -> Arch:
+    """Facts of the model in a sanitised folder. Raises ModelError when a size is missing or unreadable."""
+    settings = _settings(folder)
+    shapes = _shapes(folder)
+    sizes = {size: _size(settings, names) for size, names in _NAMES.items()}
+    layers, hidden = _needed(sizes, "layers", folder), _needed(sizes, "hidden_size", folder)
+    heads = _needed(sizes, "heads", folder)
+    vocab = _needed({"vocab_size": settings.get("vocab_size")}, "vocab_size", folder)
+    outer = {name for name, shape in shapes.items() if len(shape) == 2 and _is_outer(name, shape, vocab)}
+    return Arch(
+        model_type=str(settings.get("model_type")),
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=sizes["kv_heads"] or heads,
+        head_size=settings.get("head_dim") or hidden // heads,
+        intermediate_size=sizes["intermediate_size"] or 4 * hidden,
+        vocab_size=vocab,
+        max_positions=sizes["max_positions"],
+        tied=not any(_is_head(name) for name in outer),
+        windows=_windows(settings, layers),
+        attention_soft_cap=settings.get("attn_logit_softcapping"),
+        final_soft_cap=settings.get("final_logit_softcapping"),
+        linear_modules=tuple(
+            sorted(
+                name.removesuffix(".weight")
+                for name, shape in shapes.items()
+                if len(shape) == 2 and name.endswith(".weight") and name not in outer
+            )
+        ),
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        embedding_parameters=sum(math.prod(shapes[name]) for name in outer),
+    )
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    """The config of the text model, defaults of its class filled in."""
+    config = read_json(folder / "config.json")
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        config = {**config, **cast("dict[str, Any]", text)}
+    return {**config_defaults(str(config.get("model_type"))), **config}
+
+
+def _shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
+    return {name: entry.shape for path in find_weights(folder) for name, entry in check_weights(path).items()}
+
+
+def _size(settings: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    return next((value for name in names if isinstance(value := settings.get(name), int)), None)
+
+
+def _needed(sizes: Mapping[str, Any], name: str, folder: Path) -> int:
+    value = sizes[name]
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(
+            "a size of the model is missing",
+            where=str(folder / "config.json"),
+            got=value,
+            expected=" or ".join(_NAMES.get(name, (name,))),
+            code="model.bad-config",
+        )
+    return value
+
+
+def _is_outer(name: str, shape: tuple[int, ...], vocab: int) -> bool:
+    """Whether a matrix is an embedding or the head: outside the numbered layers, of such a name or size."""
+    if any(part.isdigit() for part in name.split(".")):
+        return False
+    return shape[0] == vocab or _is_head(name) or any(word in name for word in _EMBEDDING_WORDS)
+
+
+def _is_head(name: str) -> bool:
+    return name in ("lm_head.weight", "embed_out.weight", "output.weight") or name.endswith(".lm_head.weight")
+
+
+def _windows(settings: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
+    window: int | None = settings.get("sliding_window")
+    if window is None:
+        return (None,) * layers
+    kinds: list[str] | None = settings.get("layer_types")
+    if kinds is not None:
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    if "use_sliding_window" in settings:
+        first = settings.get("max_window_layers") or 0
+        return tuple(window if settings["use_sliding_window"] and i >= first else None for i in range(layers))
+    every = settings.get("sliding_window_pattern") or _GLOBAL_EVERY.get(str(settings.get("model_type")))
+    return tuple(None if every and (i + 1) % every == 0 else window for i in range(layers))

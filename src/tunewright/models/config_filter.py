@@ -1,0 +1,166 @@
+"""config.json through an allow-list, before any engine reads it.
+
+A model's config can name code to run (auto_map, model_file) and kernels to fetch (the implementation keys).
+A key stays only when the native code of the model's type reads it, its name is plain and its value is plain
+JSON. Keys that ask for code are refused by name where they would run although nobody asked, and left out with
+a warning where the native type does without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from tunewright.errors import ModelError
+from tunewright.models.native import causal_types, config_types, keys_read
+from tunewright.types import JsonValue
+
+# Written by transformers itself, without effect on what the model computes.
+_HARMLESS = {
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_diffusers_version",
+    "_flash_attn_2_enabled",
+    "_from_model_config",
+    "_load_in_4bit",
+    "_load_in_8bit",
+    "_name_or_path",
+    "_num_labels",
+    "_output_attentions",
+    "_sliding_window_pattern",
+}
+_QUANTIZED = ("quantization_config", "quantization", "compression_config")
+_CODE_LEFT_OUT = {"auto_map", "custom_pipelines", "trust_remote_code", "code_revision", "name_or_path"}
+_CODE_REFUSED = {"model_file"}
+_DTYPES = {"auto", "float32", "float16", "bfloat16"}
+_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def filter_config(config: Mapping[str, Any], where: str) -> tuple[dict[str, JsonValue], tuple[str, ...]]:
+    """What of config.json the engines may read, and a warning for each key that asked for code.
+
+    Raises ModelError for a type that is not native or no causal language model, and for refused keys.
+    """
+    model_type = _check_type(config, where)
+    _check_head(config, model_type, where)
+    for key in _QUANTIZED:
+        if config.get(key):
+            raise ModelError(
+                "quantised weights cannot be trained here",
+                where=where,
+                got=key,
+                hint="use the model's unquantised version",
+                code="model.quantized",
+            )
+    warnings: list[str] = []
+    clean = _filter(config, keys_read(model_type), where, warnings)
+    return clean, tuple(warnings)
+
+
+def _check_type(config: Mapping[str, Any], where: str) -> str:
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in causal_types():
+        return model_type
+    if not isinstance(model_type, str):
+        raise ModelError(
+            "the config does not say what the model is",
+            where=where,
+            expected="model_type",
+            hint="the folder must hold a Hugging Face causal language model",
+            code="model.no-type",
+        )
+    if "auto_map" in config or model_type not in config_types():
+        raise ModelError(
+            f"model type {model_type} needs remote code, which never runs here",
+            where=where,
+            expected="a type native to the installed transformers",
+            hint="a newer transformers may know the type; a model of your own can be saved as a native type",
+            code="model.remote-code",
+        )
+    raise ModelError(
+        f"model type {model_type} is no causal language model", where=where, code="model.not-causal"
+    )
+
+
+def _check_head(config: Mapping[str, Any], model_type: str, where: str) -> None:
+    named: list[object] = config.get("architectures") or []
+    native = causal_types()[model_type]
+    if named and not any(
+        isinstance(name, str) and (name == native or name.endswith(_HEADS)) for name in named
+    ):
+        raise ModelError(
+            "the model has no language-model head",
+            where=where,
+            got=f"architectures {named}",
+            expected=native,
+            code="model.not-causal",
+        )
+
+
+def _filter(
+    config: Mapping[str, Any], allowed: frozenset[str], where: str, warnings: list[str], path: str = ""
+) -> dict[str, JsonValue]:
+    """One level of the config: a config of a model, so every key must be one that its code reads."""
+    clean: dict[str, JsonValue] = {}
+    for key, value in config.items():
+        name = f"{path}{key}"
+        if _is_dangerous(key, name, where, warnings) or key not in allowed:
+            continue
+        if key in ("torch_dtype", "dtype") and value not in _DTYPES:
+            continue
+        if isinstance(value, dict) and _is_model_config(key, cast("dict[str, Any]", value)):
+            nested = cast("dict[str, Any]", value)
+            clean[key] = _filter(nested, allowed | _keys_of(nested, name, where), where, warnings, f"{name}.")
+        else:
+            clean[key] = _plain(value, name, where, warnings)
+    return clean
+
+
+def _is_model_config(key: str, value: Mapping[str, Any]) -> bool:
+    return key.endswith("_config") or "model_type" in value
+
+
+def _keys_of(config: Mapping[str, Any], name: str, where: str) -> frozenset[str]:
+    model_type = config.get("model_type")
+    if model_type is None:
+        return frozenset()
+    if not isinstance(model_type, str) or model_type not in config_types():
+        raise ModelError(
+            f"{name} is of a type that needs remote code, which never runs here",
+            where=where,
+            got=repr(model_type),
+            code="model.remote-code",
+        )
+    return keys_read(model_type)
+
+
+def _plain(value: Any, name: str, where: str, warnings: list[str]) -> JsonValue:
+    """A value whose mappings (rope settings, label names, generation settings) have free keys."""
+    if isinstance(value, list):
+        return [_plain(item, name, where, warnings) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    clean: dict[str, JsonValue] = {}
+    for key, item in cast("dict[str, Any]", value).items():
+        if not _is_dangerous(key, f"{name}.{key}", where, warnings):
+            clean[key] = _plain(item, f"{name}.{key}", where, warnings)
+    return clean
+
+
+def _is_dangerous(key: str, name: str, where: str, warnings: list[str]) -> bool:
+    """Whether the key must be left out. Raises ModelError where leaving it out would hide an attack."""
+    if key in _HARMLESS:
+        return True
+    if key in _CODE_REFUSED or key.startswith("_"):
+        raise ModelError(
+            f"the config has the key {name}, which can make a library run code",
+            where=where,
+            hint="if you trust the model and it does without, delete the key from its config.json",
+            code="model.unsafe-config",
+        )
+    if key in _CODE_LEFT_OUT or key.endswith("_implementation"):
+        if key != "name_or_path":
+            warnings.append(f"{where}: {name} was left out; only the code of transformers itself runs")
+        return True
+    return re.fullmatch(r"[A-Za-z0-9][\w .:/-]*", key) is None

@@ -1,0 +1,79 @@
+"""From a model name as the user wrote it to a folder that is safe to load."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewright.errors import ModelError
+from tunewright.models.hub import fetch_model
+from tunewright.models.sanitise import sanitised_copy
+from tunewright.models.weights import PICKLE_SUFFIXES, refuse_unsafe_file
+
+BUILTIN_PREFIX = "builtin:"
+BUILTIN_MODELS = ("tiny",)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model ready to load. folder: the sanitised copy. name, revision: as asked for. warnings: what of the
+    model's own settings was left out."""
+
+    folder: Path
+    name: str
+    revision: str | None
+    warnings: tuple[str, ...]
+
+
+def resolve_model(name: str, revision: str | None = None) -> ModelFiles:
+    """Find a model by hub id, local folder or `builtin:` name, check it and give its sanitised copy.
+
+    A folder that exists wins over a hub id of the same spelling. Raises ModelError.
+    """
+    folder, warnings = sanitised_copy(_find(name, revision))
+    return ModelFiles(folder, name, revision, warnings)
+
+
+def _find(name: str, revision: str | None) -> Path:
+    if name.startswith(BUILTIN_PREFIX):
+        return _find_builtin(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise _is_file(path)
+    if _HUB_ID.fullmatch(name) and path.suffix not in (*PICKLE_SUFFIXES, ".gguf", ".safetensors"):
+        return fetch_model(name, revision)
+    raise ModelError(
+        "there is no such model",
+        where="model.name",
+        got=repr(name),
+        expected="a folder, a hub id such as Qwen/Qwen3-0.6B, or builtin:tiny",
+        code="model.unknown",
+    )
+
+
+def _find_builtin(name: str) -> Path:
+    known = name.removeprefix(BUILTIN_PREFIX)
+    if known not in BUILTIN_MODELS:
+        raise ModelError(
+            "there is no such bundled model",
+            where="model.name",
+            got=name,
+            expected=", ".join(BUILTIN_PREFIX + each for each in BUILTIN_MODELS),
+            code="model.unknown",
+        )
+    return Path(__file__).parent.parent / "assets" / known
+
+
+def _is_file(path: Path) -> ModelError:
+    refuse_unsafe_file(path)
+    return ModelError(
+        "a model is a folder, not a file",
+        where="model.name",
+        got=str(path),
+        hint=f"name its folder: {path.parent}",
+        code="model.unknown",
+    )
