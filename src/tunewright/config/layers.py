@@ -117,10 +117,12 @@ def _read_override(text: str) -> tuple[KeyPath, Node]:
     try:
         value, faults = read_yaml(written, None)
     except ConfigErrors as errors:
-        first = errors.errors[0]
-        raise ConfigError(first.what, where=f"{OVERRIDE} {text}", hint=first.hint, code=first.code) from None
+        value, faults = None, errors.errors
     if faults:
-        raise ConfigErrors(faults)
+        place = f"{OVERRIDE} {text}"
+        raise ConfigErrors(
+            [ConfigError(fault.what, where=place, hint=fault.hint, code=fault.code) for fault in faults]
+        )
     path = tuple(int(step) if re.fullmatch(r"[0-9]{1,9}", step) else step for step in steps)
     return path, value or Node(None, OVERRIDE)
 
@@ -130,17 +132,28 @@ def _assign(node: Node, path: KeyPath, value: Node, done: KeyPath = ()) -> Node:
     if not path:
         return overlay(node, _long_value(value, done))
     step, here = path[0], (*done, path[0])
-    if isinstance(step, int) and (items := _list_at(node, done)) is not None:
-        if step >= len(items):
-            what = f"there is no item {step}; {dotted(done)} has {len(items)}, counted from 0"
-            raise ConfigError(what, where=f"{dotted(here)} ({OVERRIDE})", code="config.bad-override")
-        changed = _assign(items[step], path[1:], value, here)
-        return Node([*items[:step], changed, *items[step + 1 :]], OVERRIDE)
+    items = _list_at(node, done) if isinstance(step, int) or isinstance(node.value, list) else None
+    if items is not None:
+        position = _position(step, here, items)
+        changed = _assign(items[position], path[1:], value, here)
+        return Node([*items[:position], changed, *items[position + 1 :]], OVERRIDE)
     children = dict(node.value) if isinstance(node.value, dict) else {}
     origin = node.origin if isinstance(node.value, dict) else OVERRIDE
     below = children.get(str(step), Node(None, OVERRIDE))
     children[str(step)] = _assign(below, path[1:], value, here)
     return Node(children, origin)
+
+
+def _position(step: str | int, here: KeyPath, items: list[Node]) -> int:
+    if isinstance(step, int) and step < len(items):
+        return step
+    name = dotted(here[:-1])
+    raise ConfigError(
+        f"there is no item {step}; {name} has {len(items)}, counted from 0",
+        where=f"{dotted(here)} ({OVERRIDE})",
+        hint=f"name an item by its number, such as {name}.0" if isinstance(step, str) else None,
+        code="config.bad-override",
+    )
 
 
 def _list_at(node: Node, path: KeyPath) -> list[Node] | None:

@@ -103,7 +103,8 @@ def test_all_faults_come_at_once_in_the_order_of_the_file(run_file):
 
 def test_duplicates_presets_and_overrides_are_reported_with_the_rest(run_file):
     path = run_file(MINIMAL + "preset: labtop\ntrain: {seed: 1, seed: 2, epochs: 0}\n")
-    faults = faults_of(path, overrides=["epochs", "a.b=[", "data.train.4.path=x"])
+    changes = ["epochs", "a.b=[", "data.train.4.path=x", "adapter={rank: 1, rank: 2}", ".=1"]
+    faults = faults_of(path, overrides=changes)
     assert [fault.partition(":")[0] for fault in faults[:1]] == ["run.yaml"]
     text = "\n".join(faults)
     for part in (
@@ -111,7 +112,9 @@ def test_duplicates_presets_and_overrides_are_reported_with_the_rest(run_file):
         "preset (run.yaml:3): no such preset, got labtop",
         "did you mean laptop?",
         "--set: not an override, got epochs, expected KEY=VALUE",
+        "--set: not an override, got .=1",
         "--set a.b=[: not valid YAML",
+        "--set adapter={rank: 1, rank: 2}: the key rank is set twice",
         "data.train.4 (--set): there is no item 4; data.train has 1, counted from 0",
         "train.epochs (run.yaml:4): out of range",
     ):
@@ -185,6 +188,45 @@ def test_overrides_alone_are_enough(tmp_path, monkeypatch):
     assert loaded.base_dir == tmp_path
     with pytest.raises(ConfigErrors, match="empty"):
         load_config(None)
+
+
+def test_overrides_reach_everywhere(run_file):
+    changes = [
+        "data.train.0=other.jsonl",
+        "data.train.0.columns.question=q",
+        "track=",
+        "adapter={targets: [q_proj], rank: 4}",
+        "model.quantization=none",
+    ]
+    path = run_file(
+        "model: {name: m, dtype: fp32}\ndata: {train: {path: a, weight: 2}}\nadapter: {alpha: 8}\n"
+    )
+    [fault] = faults_of(path, overrides=changes)
+    assert fault == "track (--set): wrong type, got null, expected a list of console"
+    config = load_config(path, overrides=[*changes, "track=[]"]).config
+    assert config.data.train[0].model_dump() == {
+        "path": "other.jsonl",
+        "format": "auto",
+        "weight": 2,
+        "columns": {"question": "q"},
+    }
+    assert (config.adapter.targets, config.adapter.rank, config.adapter.alpha) == (("q_proj",), 4, 8)
+    assert config.model.dtype == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.epochs.0=1", 'train.epochs (--set): wrong type, got {"0": 1}, expected a number above 0'),
+        ("data.train.x.path=1", "data.train.x (--set): there is no item x; data.train has 1"),
+        ("track.1=console", "track.1 (--set): there is no item 1; track has 1, counted from 0"),
+        ("data.train=3", "data.train (--set): wrong type, got 3, expected a list, each item a mapping"),
+        ("data.train=[3]", "data.train.0 (--set): wrong type, got 3"),
+        ("model=3", "model (--set): wrong type, got 3, expected a mapping"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_named(run_file, change, message):
+    assert faults_of(run_file(MINIMAL), overrides=[change])[0].startswith(message)
 
 
 def test_text_replaces_the_file(tmp_path):
@@ -281,6 +323,8 @@ def test_the_hash_is_of_values_not_of_how_they_were_written():
     ).config
     other = load_config(None, text=MINIMAL).config
     assert config_hash(one) == config_hash(same) != config_hash(other)
+    # Defaults have their field's type: 32 and 32.0 would be equal, but not their text.
+    assert config_hash(load_config(None, text=dump_config(other)).config) == config_hash(other)
 
 
 @given(st.text())
