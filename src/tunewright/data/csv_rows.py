@@ -62,7 +62,7 @@ def _read_header(reader: Iterator[list[str]], shown: str) -> list[str]:
         raise DataError(
             "the header line must name each column once",
             where=where,
-            got=", ".join(repr(name) for name in header[:20]) or "an empty line",
+            got=", ".join(header)[:300] or "an empty line",
             expected="column names such as instruction,input,output",
             code="data.broken-csv",
         )

@@ -54,7 +54,9 @@ def _iter_json_lines(file: BinaryIO, shown: str, *, is_json: bool) -> Iterator[R
             continue
         source = SourceRef(shown, number)
         try:
-            row = _read_row(Element(decode_line(line, str(source)).rstrip("\r\n"), number, 1), source, row=None)
+            row = _read_row(
+                Element(decode_line(line, str(source)).rstrip("\r\n"), number, 1), source, row=None
+            )
         except DataError as error:
             # A pretty-printed object is one fault, not one per line.
             if is_first and is_json and error.code == "data.broken-json":

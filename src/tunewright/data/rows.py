@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from tunewright.config.schema import SourceConfig
+from tunewright.data.faults import FAULTS_KEPT, Faults
 from tunewright.data.formats import FORMATS, parse_row, resolve_format
 from tunewright.data.raw_row import RawRow
 from tunewright.data.sources import iter_raw_rows
@@ -15,13 +16,15 @@ from tunewright.errors import DataError
 from tunewright.types import Row
 
 SAMPLE_ROWS = 20
-BAD_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class RowSource:
-    """The rows of a source in file order. bad: the first BAD_KEPT faults, each naming its row; bad_count: all
-    of them. found: how the format was decided, for people."""
+    """The rows of a source in file order.
+
+    bad: the first FAULTS_KEPT faults, each naming its row. bad_count: all of them. found: how the format was
+    decided, for people.
+    """
 
     config: SourceConfig
     format: str
@@ -42,7 +45,7 @@ def read_rows(source: SourceConfig, base_dir: Path) -> RowSource:
     Raises DataError when there is no file, no row, no readable row, no format that fits, or a wrong column
     mapping.
     """
-    faults = _Faults()
+    faults = Faults()
     stream = iter_raw_rows(base_dir / source.path, source.path)
     head = _take_head(stream)
     sample = [raw for raw in head if isinstance(raw, RawRow)][:SAMPLE_ROWS]
@@ -51,9 +54,10 @@ def read_rows(source: SourceConfig, base_dir: Path) -> RowSource:
     format_ = resolve_format(source.format, sample, source.columns)
     rows: list[Row] = []
     for raw in chain(head, stream):
+        if isinstance(raw, DataError):
+            faults.add(raw)
+            continue
         try:
-            if isinstance(raw, DataError):
-                raise raw
             rows.append(parse_row(raw, format_, source.columns))
         except DataError as error:
             faults.add(error)
@@ -61,26 +65,14 @@ def read_rows(source: SourceConfig, base_dir: Path) -> RowSource:
     return RowSource(source, format_, tuple(rows), tuple(faults.kept), faults.count, found)
 
 
-@dataclass(slots=True)
-class _Faults:
-    kept: list[DataError] = field(default_factory=list[DataError])
-    count: int = 0
-
-    def add(self, error: DataError) -> None:
-        self.count += 1
-        if len(self.kept) < BAD_KEPT:
-            # A traceback would keep the parsed row alive with it.
-            self.kept.append(error.with_traceback(None))
-
-
 def _take_head(stream: Iterator[RawRow | DataError]) -> list[RawRow | DataError]:
-    """The first rows up to SAMPLE_ROWS good ones, or BAD_KEPT in all."""
+    """The first rows up to SAMPLE_ROWS good ones, or FAULTS_KEPT in all."""
     head: list[RawRow | DataError] = []
     good = 0
     for raw in stream:
         head.append(raw)
         good += isinstance(raw, RawRow)
-        if good == SAMPLE_ROWS or len(head) == BAD_KEPT:
+        if good == SAMPLE_ROWS or len(head) == FAULTS_KEPT:
             break
     return head
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tunewright.data.csv_rows import iter_csv_rows
+from tunewright.data.faults import detach
 from tunewright.data.json_rows import iter_json_rows
 from tunewright.data.parquet_rows import iter_parquet_rows
 from tunewright.data.raw_row import RawRow
@@ -99,7 +100,7 @@ def _iter_file(path: Path, shown: str) -> Iterator[RawRow | DataError]:
     try:
         for row in READERS[path.suffix.lower()](path, shown) if path.stat().st_size else ():
             is_empty = False
-            yield row
+            yield detach(row) if isinstance(row, DataError) else row
     except OSError as error:
         raise DataError(
             f"the file cannot be read: {error.strerror or error}", where=shown, code="data.unreadable-file"

@@ -144,7 +144,7 @@ def _read_object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     if len(fields) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise JsonFault(f"key {twice!r} stands twice in one object", "data.duplicate-key")
+        raise JsonFault(f"key {twice[:40]!r} stands twice in one object", "data.duplicate-key")
     return fields
 
 

@@ -33,7 +33,7 @@ TOOLS = st.lists(
 
 @st.composite
 def conversations(draw: st.DrawFn, rich: bool) -> Conversation:
-    """A random conversation; `rich`: with what only messages can hold (ids, names, reasoning, text with calls)."""
+    """A random conversation. rich: with what only messages can hold (ids, names, reasoning …)."""
     messages = [Message("system", draw(TEXT))] if draw(st.booleans()) else []
     for turn in range(draw(st.integers(1, 3))):
         messages.append(Message("user", draw(TEXT), name=draw(st.none() | TEXT) if rich else None))

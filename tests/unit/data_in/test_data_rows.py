@@ -1,12 +1,13 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from tunewright.config.schema import SourceConfig
-from tunewright.data import rows as rows_module
+from tunewright.data import faults
 from tunewright.data.rows import RowSource, read_rows
 from tunewright.errors import DataError
 
@@ -38,9 +39,21 @@ def test_good_and_bad_rows_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_bad_rows_are_counted_beyond_those_kept(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(rows_module, "BAD_KEPT", 10)
+    monkeypatch.setattr(faults, "FAULTS_KEPT", 10)
     source = read(tmp_path, LINE + '{"instruction": "q"}\n' * 50)
     assert (len(source.bad), source.bad_count, source.rows_read) == (10, 50, 51)
+
+
+def test_kept_faults_do_not_keep_the_text_of_their_rows(tmp_path: Path) -> None:
+    broken = '{"instruction": "' + "x" * 100_000 + '"\n'
+    wrong = json.dumps({**GOOD, "history": "[" + "1, " * 30_000}) + "\n"
+    (tmp_path / "train.jsonl").write_text(LINE + (broken + wrong) * 100)
+    tracemalloc.start()
+    source = read_rows(SourceConfig(path="train.jsonl"), tmp_path)
+    left, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert source.bad_count == 200
+    assert left < 1_000_000
 
 
 def test_a_file_without_a_readable_row_raises_its_first_fault(tmp_path: Path) -> None:
@@ -121,3 +134,27 @@ def test_reading_loads_no_array_library(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_messages_stay_short_whatever_the_row_holds(tmp_path: Path) -> None:
+    long = "x" * 100_000
+    answer = {"role": "assistant", "content": "a"}
+    call = {"role": "assistant", "tool_calls": [{"id": long, "function": {"name": "f", "arguments": "{}"}}]}
+    rows = [
+        {"messages": [{"role": long, "content": "a"}]},
+        {"messages": [{"role": "user", "content": [{"type": long}]}]},
+        {"messages": [call, {"role": "tool", "content": "a", "tool_call_id": long + "y"}]},
+        {"messages": [answer], "tools": long},
+        {"messages": long},
+        {"messages": [{**answer, "weight": long}]},
+    ]
+    lines = [
+        *(json.dumps(row) for row in rows),
+        f'{{"{long}": 1, "{long}": 2}}',
+        f'{{"messages": {long}}}',
+        f'"{long}"',
+    ]
+    source = read(tmp_path, json.dumps({"messages": [answer]}) + "\n" + "\n".join(lines))
+    assert len(source.bad) == len(lines)
+    assert max(len(str(error)) for error in source.bad) < 600
+    assert len(str(refused(tmp_path, json.dumps({long: 1})))) < 900

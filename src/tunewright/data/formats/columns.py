@@ -38,6 +38,6 @@ def check_columns(columns: Mapping[str, str], formats: Iterable[Format], rows: S
         raise DataError(
             f"`columns` names columns that the file does not have: {', '.join(missing)}",
             where=rows[0].source.path,
-            got=f"the columns {', '.join(seen[:20])}",
+            got=f"the columns {', '.join(seen)[:300]}",
             code="data.bad-columns",
         )

@@ -55,6 +55,6 @@ def _check_tool_results(turns: Field, messages: Sequence[Message]) -> None:
             raise turns.error(
                 f"holds a tool result for an unknown call (turn {index + 1})",
                 code="data.role-order",
-                got=f"tool_call_id {message.tool_call_id!r}",
-                expected=" or ".join(ids),
+                got=f"tool_call_id {message.tool_call_id[:40]!r}",
+                expected=" or ".join(ids)[:200],
             )

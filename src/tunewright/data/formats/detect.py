@@ -50,7 +50,7 @@ def _unknown(formats: Mapping[str, Format], rows: Sequence[RawRow]) -> DataError
     return DataError(
         f"no known format in the first {len(rows)} rows" if len(rows) > 1 else "no known format in the row",
         where=rows[0].source.path,
-        got=f"the keys {', '.join(keys[:20])}" if keys else "no keys at all",
+        got=f"the keys {', '.join(keys)[:300]}" if keys else "no keys at all",
         expected=f"the keys of one format ({wanted})",
         hint=_hint(rows[0]),
         code="data.unknown-format",

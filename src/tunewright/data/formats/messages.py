@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunewright.data.formats.conversation import build_conversation
-from tunewright.data.formats.field import Field
+from tunewright.data.formats.field import Field, describe
 from tunewright.data.formats.lists import read_list
 from tunewright.data.formats.tools import read_call, read_tools
 from tunewright.data.formats.weights import read_weight
@@ -66,7 +66,10 @@ def _read_role(field: Field) -> Role:
     role = ROLES.get(field.text())
     if role is None:
         raise field.error(
-            "is not a known role", code="data.unknown-role", got=repr(field.value), expected=", ".join(ROLES)
+            "is not a known role",
+            code="data.unknown-role",
+            got=describe(field.value),
+            expected=", ".join(ROLES),
         )
     return role
 
@@ -87,7 +90,7 @@ def _read_part(part: Field) -> str:
         raise part.error(
             "is not text",
             code="data.not-text",
-            got=f"a part of type {kind!r}",
+            got=f"a part of type {kind[:40]!r}",
             expected="parts of type 'text'",
         )
     return part.child("text").text()

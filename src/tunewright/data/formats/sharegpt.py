@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunewright.data.formats.conversation import build_conversation
-from tunewright.data.formats.field import Field
+from tunewright.data.formats.field import Field, describe
 from tunewright.data.formats.lists import read_list
 from tunewright.data.formats.tools import read_call_text, read_tools
 from tunewright.data.formats.weights import read_weight
@@ -39,7 +39,10 @@ def _read_turn(turn: Field) -> Message:
     role = ROLES.get(sender.text())
     if role is None:
         raise sender.error(
-            "is not a known role", code="data.unknown-role", got=repr(sender.value), expected=", ".join(ROLES)
+            "is not a known role",
+            code="data.unknown-role",
+            got=describe(sender.value),
+            expected=", ".join(ROLES),
         )
     value = turn.child("value")
     weight = read_weight(turn.child("weight"), role)
