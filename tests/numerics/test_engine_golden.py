@@ -1,7 +1,7 @@
 """Twenty-step losses per family against stored ones: drift between commits that no equality sees.
 
 Update them, in a commit that says `numerics:`, with
-    python tests/numerics/test_engine_golden.py
+    PYTHONPATH=tests python tests/numerics/test_engine_golden.py
 One thread, 1e-5 relative: CPU types round differently, so this is never an equality.
 """
 

@@ -24,7 +24,7 @@ def to_array(tensor: torch.Tensor) -> Array:
     """A copy in host memory that later changes of the tensor do not reach."""
     host = tensor.detach().to("cpu", copy=True).contiguous()
     raw = host.reshape(-1).view(torch.uint8).numpy()
-    return Array(_NAMES[tensor.dtype], tuple(tensor.shape), memoryview(raw))
+    return Array(_NAMES[tensor.dtype], tuple(tensor.shape), memoryview(raw.data))
 
 
 def to_tensor(array: Array) -> torch.Tensor:

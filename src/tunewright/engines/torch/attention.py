@@ -76,8 +76,8 @@ def document_attention(
     rule = _Rule(scaling, kwargs.get("sliding_window"), kwargs.get("softcap"), dropout)
     pieces: dict[tuple[int, int], torch.Tensor] = {}
     for length, places in documents.by_length().items():
-        parts = (_gather(x_BHTD, places, length) for x_BHTD in (query, key, value))
-        out_KHND = _attend(*parts, rule)
+        q_KHND, k_KHND, v_KHND = (_gather(x_BHTD, places, length) for x_BHTD in (query, key, value))
+        out_KHND = _attend(q_KHND, k_KHND, v_KHND, rule)
         for place, out_HND in zip(places, out_KHND.unbind(0), strict=True):
             pieces[place] = out_HND
     # One concatenation: writing slices in place would copy the whole gradient once per document.

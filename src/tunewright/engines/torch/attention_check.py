@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tunewright.engines.torch.attention import ATTENTION_NAME, Documents, UnsupportedAttentionError
-from tunewright.engines.torch.load import set_attention
+from tunewright.engines.torch.load import set_attention, vocabulary_size
 from tunewright.engines.torch.precision import compute_in
 from tunewright.errors import EngineError
 
@@ -61,8 +61,8 @@ def check_attention(model: PreTrainedModel, precision: str) -> str | None:
     """
     tokens_BT = _sample_tokens(model)
     changed_BT = tokens_BT.clone()
-    changed_BT[0, :5] = (changed_BT[0, :5] + 1) % _vocabulary(model)
-    before = model.config._attn_implementation
+    changed_BT[0, :5] = (changed_BT[0, :5] + 1) % vocabulary_size(model)
+    before = model.config._attn_implementation or "eager"
     try:
         with _narrow_windows(model), compute_in(precision, model.device):
             set_attention(model, "eager")
@@ -92,7 +92,7 @@ def _compare(
 
 def _sample_tokens(model: PreTrainedModel) -> torch.Tensor:
     draw = np.random.Generator(np.random.Philox(0))
-    tokens = draw.integers(0, _vocabulary(model), size=(len(_LENGTHS), _ROW))
+    tokens = draw.integers(0, vocabulary_size(model), size=(len(_LENGTHS), _ROW))
     return torch.from_numpy(tokens).to(model.device)
 
 
@@ -118,10 +118,6 @@ def _places() -> Iterator[tuple[int, int, int]]:
     for row, lengths in enumerate(_LENGTHS):
         for document, length in enumerate(lengths):
             yield row, sum(lengths[:document]), length
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    return model.get_input_embeddings().weight.shape[0]
 
 
 @contextmanager

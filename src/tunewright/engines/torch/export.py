@@ -13,6 +13,7 @@ from tunewright.arrays import write_arrays
 from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.arrays import to_array, to_tensor
 from tunewright.engines.torch.certificate import Recent, certify_merge, log_probs
+from tunewright.engines.torch.load import vocabulary_size
 from tunewright.engines.torch.lora import LoraLinear, lora_layers
 from tunewright.engines.torch.precision import DTYPES
 from tunewright.errors import EngineError, ModelError
@@ -39,7 +40,7 @@ def export_adapter(model: PreTrainedModel, spec: EngineSpec, folder: Path) -> Ma
             hint="check the disk, then export again",
             code="engine.certificate",
         )
-    changes = any(bool(layer.lora_B.weight.any()) for _, layer in lora_layers(model))
+    changes = any(bool(torch.any(layer.lora_B.weight)) for _, layer in lora_layers(model))
     return {
         "kind": "adapter",
         "arrays": len(arrays),
@@ -76,7 +77,7 @@ def export_model(
 
     Weights are stored in `spec.dtype`. Raises EngineError when log-probabilities differ beyond the bound.
     """
-    rows = recent.rows(model.get_input_embeddings().weight.shape[0])
+    rows = recent.rows(vocabulary_size(model))
     reference = log_probs(model, rows, spec.precision)
     weights = MergedWeights(model, DTYPES[spec.dtype])
     _write_shards(folder, weights)

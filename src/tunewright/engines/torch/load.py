@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -24,7 +25,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
     """
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder),
                 dtype=dtype,
                 attn_implementation="eager",
@@ -41,9 +42,16 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
                 where=str(folder),
                 code="model.unreadable",
             ) from error
+    model, info = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     _check_complete(folder, info)
     model.config.use_cache = False
-    return model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval()
+    return torch.nn.Module.to(model, device)
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Rows of the embedding: every token id must be below."""
+    return cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0]
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
@@ -60,12 +68,12 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _check_complete(folder: Path, info: dict[str, object]) -> None:
+def _check_complete(folder: Path, info: dict[str, Any]) -> None:
     for key, what in (
         ("missing_keys", "weights are missing"),
         ("mismatched_keys", "weights have another shape"),
     ):
-        names = sorted(str(name) for name in info.get(key) or ())  # type: ignore[attr-defined]
+        names = sorted(str(name) for name in info.get(key) or ())
         if names:
             raise ModelError(
                 what,

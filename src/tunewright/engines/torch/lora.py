@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
+from transformers import PreTrainedModel
 
 from tunewright.config.schema import AdapterConfig
 from tunewright.errors import EngineError
@@ -21,11 +21,10 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base_layer: nn.Linear, config: AdapterConfig) -> None:
         super().__init__()
-        place = {"device": base_layer.weight.device, "dtype": torch.float32}
+        device = base_layer.weight.device
         self.base_layer = base_layer
-        # skip_init: start values come from NumPy, and drawing here would move the random state.
-        self.lora_A = skip_init(nn.Linear, base_layer.in_features, config.rank, bias=False, **place)
-        self.lora_B = skip_init(nn.Linear, config.rank, base_layer.out_features, bias=False, **place)
+        self.lora_A = _blank_linear(base_layer.in_features, config.rank, device)
+        self.lora_B = _blank_linear(config.rank, base_layer.out_features, device)
         nn.init.zeros_(self.lora_B.weight)
         self.scale = config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
         self.dropout = config.dropout
@@ -50,6 +49,11 @@ class LoraLinear(nn.Module):
         """base + scale · B A, added up in fp32 and rounded once to the base's type."""
         delta = self.scale * (self.lora_B.weight @ self.lora_A.weight)
         return (self.base_layer.weight.float() + delta).to(self.base_layer.weight.dtype)
+
+
+def _blank_linear(inputs: int, outputs: int, device: torch.device) -> nn.Linear:
+    """A layer without values: they come from NumPy, and drawing here would move the random state."""
+    return nn.Linear(inputs, outputs, bias=False, device="meta").to_empty(device=device).float()
 
 
 def add_adapter(model: nn.Module, config: AdapterConfig, seed: int) -> list[str]:
@@ -99,8 +103,7 @@ def _targets(
 
 
 def _head(model: nn.Module) -> nn.Module | None:
-    get = getattr(model, "get_output_embeddings", None)
-    return None if get is None else get()
+    return model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
 
 
 def _as_linear(name: str, module: nn.Module) -> nn.Linear:

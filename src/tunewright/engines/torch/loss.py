@@ -9,6 +9,7 @@ padding positions, nor for more than one chunk at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
+from tunewright.engines.torch.load import vocabulary_size
 from tunewright.types import Batch
 
 # Logits of one chunk, in elements: 64 MiB in fp32.
@@ -78,7 +80,7 @@ def check_head(model: PreTrainedModel) -> bool:
     """Whether hidden states → head → known logit transforms equals the model's own logits, on this model."""
     if model.get_output_embeddings() is None or model.base_model is model:
         return False
-    tokens_BT = torch.arange(8, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    tokens_BT = torch.arange(8, device=model.device)[None] % vocabulary_size(model)
     before = model.config._attn_implementation
     documents = {"documents": Documents(((8,),))} if before == ATTENTION_NAME else {}
     own = model(input_ids=tokens_BT, use_cache=False, **documents).logits.float()
@@ -101,8 +103,7 @@ def _inputs(model: PreTrainedModel, batch: DeviceBatch) -> dict[str, object]:
 
 
 def _sum_chunks(model: PreTrainedModel, hidden_LD: torch.Tensor, batch: DeviceBatch) -> DeviceSums:
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    size = max(1, _CHUNK_ELEMENTS // vocabulary)
+    size = max(1, _CHUNK_ELEMENTS // vocabulary_size(model))
     if len(hidden_LD) <= size:
         return _chunk(model, hidden_LD, batch.labels_L, batch.weights_L)
     loss = hidden_LD.new_zeros((), dtype=torch.float32)
@@ -124,7 +125,7 @@ def _chunk(
 def _head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Logits with the scale and soft cap of the families that have one; check_head proves it complete."""
     config = model.config.get_text_config()
-    head: nn.Module = model.get_output_embeddings()
+    head = cast(nn.Module, model.get_output_embeddings())
     logits = head(hidden)
     if getattr(config, "logit_scale", None) is not None:
         logits = logits * config.logit_scale

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -90,9 +91,9 @@ class AdamW:
                 self._select_update(slot, lr, decay, factor, skipped)
             return
         beta1, beta2 = self.betas
-        torch._fused_adamw_(
+        torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
             [slot.parameter for slot in group],
-            [slot.parameter.grad for slot in group],
+            [cast(torch.Tensor, slot.parameter.grad) for slot in group],
             [slot.first for slot in group],
             [slot.second for slot in group],
             [],
