@@ -75,6 +75,7 @@ class EpochOrder:
     def rows(self, start: int, stop: int) -> Slots:
         """The rows at slots start to stop, which must lie in one epoch."""
         epoch, offset = divmod(start, self.slots_per_epoch)
+        assert start < stop <= (epoch + 1) * self.slots_per_epoch, "slots of one epoch only"
         slot_N = permute(np.arange(offset, offset + stop - start), self.slots_per_epoch, self._seed, epoch, 1)
         source_N = np.searchsorted(self._ends, slot_N, side="right")
         row_N = np.empty_like(slot_N)
