@@ -46,7 +46,8 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
     _check_complete(folder, info)
     model.config.use_cache = False
     model.requires_grad_(False).eval()
-    return torch.nn.Module.to(model, device)
+    torch.nn.Module.to(model, device)
+    return model
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:
