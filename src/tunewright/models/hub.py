@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tunewright.errors import ModelError
 from tunewright.models.sanitise import checked_settings
@@ -59,8 +59,7 @@ def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
 def _snapshot(name: str, **options: Any) -> Path:
     import huggingface_hub
 
-    download: Any = huggingface_hub.snapshot_download
-    return Path(download(name, **options))
+    return Path(cast(Any, huggingface_hub).snapshot_download(name, **options))
 
 
 def _explain(name: str, revision: str | None, error: Exception) -> ModelError:
