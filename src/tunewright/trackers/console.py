@@ -27,14 +27,18 @@ class ConsoleTracker:
         self._console = console or Console(file=sys.stderr, highlight=False)
         self._losses: list[float] = []
         self._smoothed: float | None = None
-        self._view = LiveView(self._console, total_steps) if self._console.is_terminal else None
+        live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._view = LiveView(self._console, total_steps) if live else None
         self._plain = PlainLines(total_steps, self._line)
 
     def emit(self, event: Event) -> None:
         """Show one event."""
         if event["type"] == "step":
             self._step(event)
-        elif event["type"] in LINES:
+            return
+        if event["type"] == "resumed" and self._view:
+            self._view.start_at(event["from_step"])
+        if event["type"] in LINES:
             self._line(LINES[event["type"]](event))
 
     def close(self) -> None:
@@ -90,6 +94,10 @@ class LiveView:
         self._task = self._progress.add_task("train", total=total_steps)
         self._live = Live(self._progress, console=console, refresh_per_second=4)
         self._live.start()
+
+    def start_at(self, step: int) -> None:
+        """Begin at a step of an earlier attempt; the time left must not count steps that took no time now."""
+        self._progress.reset(self._task, completed=step)
 
     def update(self, event: Event, smoothed: float | None, losses: list[float]) -> None:
         self._progress.update(self._task, completed=event["step"])

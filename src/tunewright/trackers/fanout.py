@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,29 +22,44 @@ class Fanout:
         self._log = log
         self._trackers = trackers
 
+    def add(self, name: str, build: Callable[[int], Tracker], total_steps: int) -> None:
+        """Start a tracker; one that does not start is reported and left out."""
+        try:
+            self._trackers[name] = build(total_steps)
+        except Exception as error:  # noqa: BLE001 - as in emit
+            self.emit("warning", 0, message=f"tracker {name} did not start and is left out: {error}")
+
     def emit(self, type: str, step: int, **fields: Any) -> None:
         """Number, date and send one event. Raises OSError when the log cannot be written."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         event = self._log.emit({"type": type, "time": time, "step": step, **fields})
-        for name, tracker in tuple(self._trackers.items()):
+        failed: dict[str, Exception] = {}
+        for name, tracker in self._trackers.items():
             try:
                 tracker.emit(event)
             except Exception as error:  # noqa: BLE001 - a process edge: an outside service must not end a run
-                del self._trackers[name]
-                self.emit("warning", step, message=f"tracker {name} failed and is left out: {error}")
+                failed[name] = error
+        for name in failed:
+            del self._trackers[name]
+        # Only now, so that a second failure while reporting the first meets trackers that work.
+        for name, error in failed.items():
+            self.emit("warning", step, message=f"tracker {name} failed and is left out: {error}")
 
     def close(self) -> None:
-        """Close the trackers, then the log."""
+        """Close the trackers, then the log, whatever a tracker does."""
         for tracker in self._trackers.values():
-            tracker.close()
+            with suppress(Exception):
+                tracker.close()
         self._log.close()
 
 
 @contextmanager
 def open_trackers(names: Sequence[str], log: Path, total_steps: int) -> Generator[Callable[..., None]]:
     """The function that emits an event, for as long as the body runs. Raises OSError."""
-    fanout = Fanout(EventLog(log), {name: TRACKERS[name](total_steps) for name in names})
+    fanout = Fanout(EventLog(log), {})
     try:
+        for name in names:
+            fanout.add(name, TRACKERS[name], total_steps)
         yield fanout.emit
     finally:
         fanout.close()

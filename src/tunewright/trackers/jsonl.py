@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tunewright.trackers.protocol import Event
 
@@ -26,7 +26,8 @@ class EventLog:
         if path.exists():
             _cut_torn_tail(path)
             for event in read_events(path):
-                last_seq, last_attempt = event["seq"], max(last_attempt, event["attempt"])
+                last_seq = max(last_seq, event["seq"])
+                last_attempt = max(last_attempt, event["attempt"])
         self.seq = last_seq
         self.attempt = last_attempt + 1
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -52,17 +53,22 @@ class EventLog:
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """Events in order; a torn last line is passed over. Raises ValueError for a broken line before it."""
+    """Events in order. A torn last line, or a line that a power cut left broken, is passed over: the gap in
+    `seq` shows it. Raises OSError."""
     with open(path, "rb") as file:
         for line in file:
-            if not line.endswith(b"\n"):
-                return
-            yield json.loads(line)
+            if line.endswith(b"\n") and (event := _parse(line)) is not None:
+                yield event
 
 
 def read_steps(path: Path) -> dict[int, dict[str, Any]]:
-    """Step events by step number, the highest attempt of each."""
-    return {event["step"]: event for event in read_events(path) if event["type"] == "step"}
+    """Step events by step number in rising order, the highest attempt of each."""
+    steps: dict[int, dict[str, Any]] = {}
+    for event in read_events(path):
+        known = steps.get(event["step"])
+        if event["type"] == "step" and (known is None or event["attempt"] >= known["attempt"]):
+            steps[event["step"]] = event
+    return dict(sorted(steps.items()))
 
 
 def _cut_torn_tail(path: Path) -> None:
@@ -73,5 +79,20 @@ def _cut_torn_tail(path: Path) -> None:
             file.truncate(whole)
 
 
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    event = cast("dict[str, Any]", value)
+    return event if event.keys() >= {"seq", "attempt", "type", "step"} else None
+
+
 def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in cast("Sequence[Any]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
