@@ -105,7 +105,7 @@ def _write(line: str) -> None:
 
 
 def _silence_stdout() -> None:
-    """Send what is still buffered nowhere, or the interpreter would complain about the pipe at exit."""
+    """Send what is still buffered nowhere, so that the interpreter does not try the pipe again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

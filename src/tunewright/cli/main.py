@@ -20,8 +20,8 @@ COMMANDS: dict[str, Lazy] = {
     "train": Lazy(
         "Fine-tune a model from a run file", "tunewright.cli.train:command", bare=(("--resume", "auto"),)
     ),
-    "generate": Lazy("Answer one prompt with a model or a tuned one", "tunewright.cli.generate:command"),
-    "chat": Lazy("Talk with a model or a tuned one", "tunewright.cli.chat:command"),
+    "generate": Lazy("Answer one prompt with a model, an export or a run", "tunewright.cli.generate:command"),
+    "chat": Lazy("Talk with a model, an export or a run", "tunewright.cli.chat:command"),
     "data": Lazy(
         "Check training data before it trains",
         {

@@ -29,7 +29,7 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         strict=False,
         allow_inf_nan=False,
-        # Defaults get their field's type too, so that equal configurations have equal text and hash.
+        # Defaults get their field's type too: `epochs` is a float whether or not somebody wrote it.
         validate_default=True,
     )
 

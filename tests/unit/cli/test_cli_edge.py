@@ -92,10 +92,11 @@ def test_ctrl_c_is_one_line_and_130():
     assert err == "interrupted\n"
 
 
-def test_a_reader_that_goes_away_is_no_error():
+@pytest.mark.parametrize("length", [10, 10**6], ids=["buffered", "written at once"])
+def test_a_reader_that_goes_away_is_no_error(length):
     process = python(
         "import sys; from tunewright.cli.edge import exit_code_of\n"
-        "sys.exit(exit_code_of(lambda: sys.stdin.read() and print('x' * 10**6) or 0))",
+        f"sys.exit(exit_code_of(lambda: sys.stdin.read() and print('x' * {length}) or 0))",
         stdin=subprocess.PIPE,
     )
     process.stdout.close()

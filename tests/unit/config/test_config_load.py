@@ -323,8 +323,6 @@ def test_the_hash_is_of_values_not_of_how_they_were_written():
     ).config
     other = load_config(None, text=MINIMAL).config
     assert config_hash(one) == config_hash(same) != config_hash(other)
-    # Defaults have their field's type: 32 and 32.0 would be equal, but not their text.
-    assert config_hash(load_config(None, text=dump_config(other)).config) == config_hash(other)
 
 
 @given(st.text())

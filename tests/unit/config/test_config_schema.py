@@ -57,6 +57,11 @@ def test_truth_is_fine_where_it_is_meant():
     assert config.checkpoint.keep_best is False
 
 
+def test_defaults_have_their_type_too():
+    assert type(build().train.epochs) is float
+    assert type(build().adapter.alpha) is float
+
+
 def test_nothing_changes_a_configuration():
     with pytest.raises(ValidationError, match="frozen"):
         build().train.epochs = 5  # pyright: ignore[reportAttributeAccessIssue]
