@@ -96,8 +96,8 @@ class LiveView:
         self._live.start()
 
     def start_at(self, step: int) -> None:
-        """Begin at a step of an earlier attempt; the time left must not count steps that took no time now."""
-        self._progress.reset(self._task, completed=step)
+        """Show at once where a resumed run stands."""
+        self._progress.update(self._task, completed=step)
 
     def update(self, event: Event, smoothed: float | None, losses: list[float]) -> None:
         self._progress.update(self._task, completed=event["step"])

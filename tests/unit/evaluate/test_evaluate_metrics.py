@@ -37,6 +37,14 @@ def test_batches_of_unequal_size_count_by_their_labels(engine: NumpyEngine):
     assert whole["valid_loss"] != pytest.approx(sum(means) / len(means), rel=1e-3), "not a mean of means"
 
 
+def test_metrics_are_of_the_sums_that_the_engine_gives(engine: NumpyEngine):
+    sums = engine.evaluate(lay_out([DOCUMENTS]))
+    found = run_evaluation(engine, [lay_out([DOCUMENTS])], tuple(METRICS))
+    assert found["valid_loss"] == sums.loss / sums.weight
+    assert found["valid_token_accuracy"] == sums.correct / sums.tokens
+    assert found["perplexity"] == math.exp(found["valid_loss"])
+
+
 def test_only_asked_metrics_are_reported(engine: NumpyEngine):
     assert set(run_evaluation(engine, [lay_out([DOCUMENTS])], ())) == {"valid_loss"}
 
