@@ -6,7 +6,7 @@ argument `documents`. What it cannot do it refuses, and attention_check.py then 
 own eager attention.
 """
 
-# B rows, T tokens of a row, N tokens of a document, K documents of equal length, H heads, D head width
+# B rows, T tokens of a row, S = B·T, N tokens of a document, K documents of a group, H heads, D head width
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
 ATTENTION_NAME = "tunewright_documents"
+
+# Documents up to this length are padded to a multiple of the step; longer ones waste more than a call costs.
+LONGEST_GROUPED = 512
+GROUP_STEP = 16
 
 # Arguments of other families that change what attention computes; a value here means "not ours".
 _FOREIGN = ("s_aux", "position_bias", "cache", "head_mask", "indices")
@@ -28,21 +33,61 @@ class UnsupportedAttentionError(ValueError):
     """The model asks for something this attention does not do."""
 
 
-@dataclass(frozen=True, slots=True)
 class Documents:
-    """lengths[b]: lengths of the documents of row b in order; what is left of the row is padding."""
+    """lengths[b]: lengths of the documents of row b in order; what is left of the row is padding.
 
-    lengths: tuple[tuple[int, ...], ...]
+    The index of a batch is built once and serves every layer.
+    """
 
-    def by_length(self) -> dict[int, list[tuple[int, int]]]:
-        """Length → (row, start) of each document that long."""
-        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for row, lengths in enumerate(self.lengths):
-            start = 0
-            for length in lengths:
-                places[length].append((row, start))
-                start += length
-        return places
+    def __init__(self, lengths: tuple[tuple[int, ...], ...]) -> None:
+        self.lengths = lengths
+        self._index: _Index | None = None
+
+    def index(self, row_length: int, device: torch.device) -> _Index:
+        """Where each token of a [B, row_length] batch stands in its group of documents."""
+        if self._index is None:
+            self._index = _build_index(self.lengths, row_length, device)
+        return self._index
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """groups_KN: for each group, the flat position b·T + t of every token of K documents, those shorter than N
+    padded at their end. places_BT: where the token at a flat position stands in the groups laid end to end;
+    padding of the batch points one past the last."""
+
+    groups_KN: tuple[torch.Tensor, ...]
+    places_BT: torch.Tensor
+
+
+def _build_index(lengths: tuple[tuple[int, ...], ...], row_length: int, device: torch.device) -> _Index:
+    groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for row, documents in enumerate(lengths):
+        start = row * row_length
+        for length in documents:
+            groups[_padded(length)].append((start, length))
+            start += length
+    arrays: list[torch.Tensor] = []
+    places_BT = np.full(len(lengths) * row_length, -1, dtype=np.int64)
+    slots = 0
+    for padded, documents in sorted(groups.items()):
+        starts_K = np.array([start for start, _ in documents])
+        lengths_K = np.array([length for _, length in documents])
+        steps_N = np.arange(padded)
+        real_KN = steps_N < lengths_K[:, None]
+        # A padded slot repeats the first token: finite values that nothing real ever attends to.
+        flat_KN = starts_K[:, None] + np.where(real_KN, steps_N, 0)
+        places_BT[flat_KN[real_KN]] = slots + np.flatnonzero(real_KN)
+        slots += flat_KN.size
+        arrays.append(torch.from_numpy(flat_KN).to(device))
+    places_BT[places_BT < 0] = slots
+    return _Index(tuple(arrays), torch.from_numpy(places_BT).to(device))
+
+
+def _padded(length: int) -> int:
+    """Short documents share a group with others of nearly their length: one call instead of many. Causal
+    attention never looks at what follows, so padding at the end needs no mask."""
+    return -(-length // GROUP_STEP) * GROUP_STEP if length <= LONGEST_GROUPED else length
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +119,16 @@ def document_attention(
         raise UnsupportedAttentionError("the model does not pass the document layout to its attention")
     _check_supported(module, attention_mask, kwargs)
     rule = _Rule(scaling, kwargs.get("sliding_window"), kwargs.get("softcap"), dropout)
-    pieces: dict[tuple[int, int], torch.Tensor] = {}
-    for length, places in documents.by_length().items():
-        q_KHND, k_KHND, v_KHND = (_gather(x_BHTD, places, length) for x_BHTD in (query, key, value))
+    rows, heads, length, _ = query.shape
+    index = documents.index(length, query.device)
+    flat = [x_BHTD.transpose(1, 2).reshape(rows * length, x_BHTD.shape[1], -1) for x_BHTD in (query, key, value)]
+    outputs = [query.new_zeros(1, heads, value.shape[-1])]
+    for group_KN in index.groups_KN:
+        q_KHND, k_KHND, v_KHND = (x_SHD[group_KN].transpose(1, 2) for x_SHD in flat)
         out_KHND = _attend(q_KHND, k_KHND, v_KHND, rule)
-        for place, out_HND in zip(places, out_KHND.unbind(0), strict=True):
-            pieces[place] = out_HND
-    # One concatenation: writing slices in place would copy the whole gradient once per document.
-    return _lay_out(pieces, documents, query, value.shape[-1]), None
+        outputs.insert(-1, out_KHND.transpose(1, 2).reshape(-1, heads, value.shape[-1]).to(query.dtype))
+    # The last slot is the zeros that padding points to.
+    return torch.cat(outputs)[index.places_BT].view(rows, length, heads, -1), None
 
 
 def _check_supported(
@@ -94,16 +141,6 @@ def _check_supported(
     foreign = [name for name in _FOREIGN if kwargs.get(name) is not None]
     if foreign:
         raise UnsupportedAttentionError(f"the model's attention also takes {', '.join(foreign)}")
-
-
-def _gather(x_BHTD: torch.Tensor, places: list[tuple[int, int]], length: int) -> torch.Tensor:
-    """[K, H, N, D] of the documents at `places`; a view where one slice covers them."""
-    starts = {start for _, start in places}
-    rows = [row for row, _ in places]
-    if len(starts) == 1 and rows == list(range(rows[0], rows[0] + len(rows))):
-        start = starts.pop()
-        return x_BHTD[rows[0] : rows[0] + len(rows), :, start : start + length]
-    return torch.stack([x_BHTD[row, :, start : start + length] for row, start in places])
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule) -> torch.Tensor:
@@ -135,6 +172,9 @@ def _sdpa(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule, mask: torch.Tensor | None
 ) -> torch.Tensor:
     grouped = query.shape[1] != key.shape[1]
+    if query.device.type == "cpu":
+        # The backward pass of the CPU kernel is several times slower in bf16 than in fp32.
+        query, key, value = query.float(), key.float(), value.float()
     if grouped and query.device.type == "mps":
         key, value, grouped = _per_head(key, query), _per_head(value, query), False
     return F.scaled_dot_product_attention(
@@ -164,24 +204,6 @@ def _capped(
 
 def _per_head(x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     return x.repeat_interleave(query.shape[1] // x.shape[1], dim=1)
-
-
-def _lay_out(
-    pieces: dict[tuple[int, int], torch.Tensor], documents: Documents, query: torch.Tensor, width: int
-) -> torch.Tensor:
-    """[B, T, H, D] from one [H, N, D] per document."""
-    rows = []
-    for row, lengths in enumerate(documents.lengths):
-        parts, start = [], 0
-        for length in lengths:
-            parts.append(pieces[row, start])
-            start += length
-        padding = query.shape[2] - start
-        if padding:
-            dtype = parts[0].dtype if parts else query.dtype
-            parts.append(torch.zeros(query.shape[1], padding, width, dtype=dtype, device=query.device))
-        rows.append(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
-    return torch.stack(rows).transpose(1, 2).contiguous()
 
 
 # No mask function goes with it: transformers then builds none, and the attention gets mask None.
