@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.errors import ModelError
-from tunewright.models.adapter_files import is_adapter_folder, read_base_name
+from tunewright.models.adapter_files import is_adapter_folder, read_adapter, read_base_name
 from tunewright.models.resolve import ModelFiles, resolve_model
 
 EXPORTS = "exports"
@@ -25,8 +25,8 @@ class ServedModel:
 def resolve_served(name: str, adapter: Path | None = None) -> ServedModel:
     """Resolve a model name as resolve_model does, an export folder, or a run folder (its newest export).
 
-    An adapter's base comes from its adapter_config.json. Raises ModelError when a run has no export yet, or
-    an adapter is given on top of another.
+    An adapter's base comes from its adapter_config.json. Raises ModelError when a run has no export yet, an
+    adapter is given on top of another, or is not sound.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -44,6 +44,7 @@ def resolve_served(name: str, adapter: Path | None = None) -> ServedModel:
             name = str(folder)
     if adapter is not None:
         adapter = _newest_export(adapter.expanduser())
+        read_adapter(adapter)
     model = resolve_model(name)
     own_tokenizer = adapter is not None and (adapter / "tokenizer.json").is_file()
     return ServedModel(model, adapter, adapter if adapter is not None and own_tokenizer else model.folder)

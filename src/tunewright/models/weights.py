@@ -100,6 +100,7 @@ def _no_weights(folder: Path) -> ModelError:
         "the folder has no weights",
         where=str(folder),
         expected=f"{SINGLE_FILE} or {INDEX_FILE}",
+        hint="weights in pickle files (.bin, .pt) are never read; convert them to safetensors first",
         code="model.no-weights",
     )
 

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from families import FAMILIES
+from tunewright.errors import ConfigError, EngineError, ModelError
+from tunewright.inference import generator as generator_module
+from tunewright.inference.generator import Generator, load_generator
+from tunewright.inference.sampling import SamplingOptions
+from tunewright.models.resolve import ModelFiles
+
+END = 3
+GREEDY = SamplingOptions(max_new_tokens=30)
+PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+
+def _prompts() -> list[list[int]]:
+    """Lengths below, at and beyond the window of 16, so that padding, window and cache all matter."""
+    draw = np.random.default_rng(0)
+    return [draw.integers(4, 300, size=length).tolist() for length in (5, 40, 1, 16, 23, 70)]
+
+
+def _reference(model, prompts: list[list[int]], new_tokens: int = 30) -> list[list[int]]:
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        output = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False,
+            eos_token_id=END, pad_token_id=0,
+        )  # fmt: skip
+        answer = output[0, len(prompt) :].tolist()
+        answers.append(answer[:-1] if answer and answer[-1] == END else answer)
+    return answers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_answers_equal_those_of_transformers(family: str, family_model) -> None:
+    files: ModelFiles = family_model(family)
+    model = AutoModelForCausalLM.from_pretrained(files.folder, attn_implementation="eager").eval()
+    expected = _reference(model, _prompts())
+    generator = load_generator(files, None, device="cpu", dtype="fp32")
+    assert generator.generate_batch(_prompts(), GREEDY, [END]) == expected
+    assert [list(generator.stream(prompt, GREEDY, [END])) for prompt in _prompts()] == expected
+
+
+@PEFT_WARNS
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {"target_modules": "all-linear"}),
+        ("qwen2", {"target_modules": ["q_proj"], "bias": "all", "modules_to_save": ["lm_head"]}),
+        ("gemma2", {"target_modules": ["q_proj", "o_proj"], "use_rslora": True}),
+    ],
+)
+def test_answers_with_an_adapter_equal_those_of_peft(family: str, settings, family_model, tmp_path) -> None:
+    files: ModelFiles = family_model(family)
+    base = AutoModelForCausalLM.from_pretrained(files.folder, attn_implementation="eager").eval()
+    config = LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, task_type="CAUSAL_LM", **settings)
+    plain = _reference(base, _prompts())
+    torch.manual_seed(0)
+    tuned = get_peft_model(base, config)
+    tuned.save_pretrained(tmp_path)
+    reloaded = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(files.folder, attn_implementation="eager"), tmp_path
+    ).eval()
+    expected = _reference(reloaded, _prompts())
+    generator = load_generator(files, tmp_path, device="cpu", dtype="fp32")
+    assert generator.generate_batch(_prompts(), GREEDY, [END]) == expected
+    assert expected != plain
+
+
+def test_stop_tokens_end_an_answer_and_are_not_part_of_it(family_model) -> None:
+    generator = load_generator(family_model("llama"), None, device="cpu")
+    free = generator.generate_batch(_prompts(), GREEDY, [])
+    stop = free[1][3]
+    cut = generator.generate_batch(_prompts(), GREEDY, [stop])
+    for answer, whole in zip(cut, free, strict=True):
+        assert answer == (whole[: whole.index(stop)] if stop in whole else whole)
+    assert cut[1] == free[1][: free[1].index(stop)]
+    assert list(generator.stream(_prompts()[1], GREEDY, [stop])) == cut[1]
+
+
+def test_batches_are_cut_by_tokens_and_keep_the_order(family_model, monkeypatch) -> None:
+    generator = load_generator(family_model("llama"), None, device="cpu")
+    whole = generator.generate_batch(_prompts(), GREEDY, [END])
+    monkeypatch.setattr(generator_module, "BATCH_TOKENS", 100)
+    assert generator.generate_batch(_prompts(), GREEDY, [END]) == whole
+    assert generator.generate_batch([], GREEDY, [END]) == []
+
+
+def test_a_draw_depends_on_seed_and_place_not_on_the_batch(family_model) -> None:
+    generator = load_generator(family_model("llama"), None, device="cpu")
+    options = SamplingOptions(max_new_tokens=12, temperature=1.5, seed=5)
+    prompts = _prompts()
+    together = generator.generate_batch(prompts, options, [END])
+    assert together[:1] == generator.generate_batch(prompts[:1], options, [END])
+    assert together[0] == list(generator.stream(prompts[0], options, [END]))
+    assert together == generator.generate_batch(prompts, options, [END])
+    other = SamplingOptions(max_new_tokens=12, temperature=1.5, seed=6)
+    assert together != generator.generate_batch(prompts, other, [END])
+    twice = generator.generate_batch([prompts[0]] * 2, options, [END])
+    assert twice[0] != twice[1]
+
+
+def test_an_answer_ends_where_the_positions_of_the_model_end(family_model) -> None:
+    generator = load_generator(family_model("llama"), None, device="cpu")
+    prompt = [5] * 508
+    assert len(generator.generate_batch([prompt], GREEDY, [])[0]) == 4
+    assert len(list(generator.stream(prompt, GREEDY, []))) == 4
+
+
+@pytest.mark.parametrize(("prompt", "code"), [([], "config.empty-prompt"), ([5] * 512, "config.long-prompt")])
+def test_prompts_without_room_are_refused(prompt: list[int], code: str, family_model) -> None:
+    generator = load_generator(family_model("llama"), None, device="cpu")
+    for ask in (
+        lambda: list(generator.stream(prompt, GREEDY, [])),
+        lambda: generator.generate_batch([[5], prompt], GREEDY, []),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            ask()
+        assert caught.value.code == code
+
+
+def test_a_stream_can_be_left_and_keeps_no_mode_on(family_model) -> None:
+    stream = load_generator(family_model("llama"), None, device="cpu").stream([5, 6], GREEDY, [])
+    next(stream)
+    assert not torch.is_inference_mode_enabled()
+    stream.close()
+
+
+def test_half_precision_is_loaded_when_asked(family_model) -> None:
+    generator = load_generator(family_model("llama"), None, device="cpu", dtype="bf16")
+    assert len(generator.generate_batch([[5, 6, 7]], GREEDY, [])[0]) == 30
+    with pytest.raises(EngineError):
+        load_generator(family_model("llama"), None, device="cpu", dtype="int8")
+
+
+@PEFT_WARNS
+def test_an_adapter_of_another_model_is_refused(family_model, tmp_path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(family_model("gemma2").folder)
+    get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(ModelError) as caught:
+        load_generator(family_model("llama"), tmp_path, device="cpu")
+    assert caught.value.code == "model.adapter-mismatch"
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert settings["r"] == 4
+
+
+def test_positions_are_unbounded_where_the_model_says_nothing(family_model) -> None:
+    from dataclasses import replace
+
+    from tunewright.models.arch import load_arch
+
+    folder = family_model("llama").folder
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    generator = Generator(model.eval(), replace(load_arch(folder), max_positions=None))
+    assert len(generator.generate_batch([[5] * 512], SamplingOptions(max_new_tokens=2), [])[0]) == 2
