@@ -14,6 +14,10 @@ import numpy as np
 from tunewright.data.pack import pack_lengths, pad_groups
 from tunewright.types import Batch, Example
 
+# Rows come in few widths: libraries build and keep a kernel for each shape they meet, which cost a run on
+# ever new widths more than a gigabyte within 500 steps.
+WIDTH_STEP = 64
+
 
 @dataclass(frozen=True, slots=True)
 class BatchShape:
@@ -37,8 +41,10 @@ def collate(examples: Sequence[Example], shape: BatchShape) -> tuple[Batch, ...]
 
 
 def build_batch(rows: Sequence[Sequence[Example]], pad_id: int) -> Batch:
-    """One micro-batch whose rows hold the given documents end to end, padded to the longest row."""
-    width = max(sum(len(document) for document in row) for row in rows)
+    """One micro-batch whose rows hold the given documents end to end, padded to the longest row and on to a
+    multiple of WIDTH_STEP."""
+    longest = max(sum(len(document) for document in row) for row in rows)
+    width = -(-longest // WIDTH_STEP) * WIDTH_STEP
     tokens_BT = np.full((len(rows), width), pad_id, dtype=np.int32)
     positions_BT = np.zeros((len(rows), width), dtype=np.int32)
     weights_BT = np.zeros((len(rows), width), dtype=np.float32)
