@@ -67,7 +67,8 @@ def _run(
     if checkpoint:
         engine.restore(checkpoint.engine)
     progress = Progress(**checkpoint.run_state["progress"]) if checkpoint else Progress()
-    _write_request(inputs, folder, plan)
+    if checkpoint is None:
+        _write_request(inputs, folder, plan)
     for line in plan_lines(inputs.config, plan, engine.facts, inputs.data.report, folder.path):
         say(line)
     with open_trackers(inputs.config.track, folder.events, plan.total_steps) as emit, StopSignal() as stop:
