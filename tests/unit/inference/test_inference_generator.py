@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from families import FAMILIES
 from tunewright.errors import ConfigError, EngineError, ModelError
@@ -47,6 +47,19 @@ def test_greedy_answers_equal_those_of_transformers(family: str, family_model) -
     generator = load_generator(files, None, device="cpu", dtype="fp32")
     assert generator.generate_batch(_prompts(), GREEDY, [END]) == expected
     assert [list(generator.stream(prompt, GREEDY, [END])) for prompt in _prompts()] == expected
+
+
+def test_learned_positions_count_from_the_first_token_not_from_the_padding(tmp_path) -> None:
+    """GPT-2: the other families have rotary positions, which a shift of all positions leaves as they are."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=128, initializer_range=0.3,
+        bos_token_id=END, eos_token_id=END,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    generator = load_generator(ModelFiles(tmp_path, "gpt2", None, ()), None, device="cpu")
+    assert generator.generate_batch(_prompts(), GREEDY, [END]) == _reference(model, _prompts())
 
 
 @PEFT_WARNS
