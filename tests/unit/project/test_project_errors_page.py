@@ -54,7 +54,9 @@ BUILT = {
 
 def test_every_code_is_on_the_page_once() -> None:
     listed = re.findall(r"^(?:### |\| )`([a-z]+\.[a-z0-9-]+)`", PAGE, re.MULTILINE)
-    assert sorted(listed) == sorted(codes_of_the_source())
+    raised = codes_of_the_source()
+    assert (raised - set(listed), set(listed) - raised) == (set(), set()), "missing on the page, never raised"
+    assert len(listed) == len(raised)
 
 
 def test_every_exit_code_is_on_the_page() -> None:
