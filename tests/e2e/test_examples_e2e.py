@@ -26,11 +26,3 @@ def test_the_page_of_examples_names_each_file() -> None:
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
         assert path.name == "README.md" or f"({path.name})" in page
-
-
-def test_stopping_and_going_on_needs_only_the_run_folder(tunewright, tmp_path: Path) -> None:
-    settings = ("--set", "checkpoint.every_steps=1", "--set", "train.max_steps=2")
-    assert tunewright("train", EXAMPLES / "lora.yaml", "--out", "runs/weather", *settings).returncode == 0
-    again = tunewright("train", "--out", "runs/weather", "--resume")
-    assert again.returncode == ExitCode.DONE, again.stderr
-    assert list(losses(tmp_path / "runs/weather")) == [1, 2]
