@@ -18,12 +18,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from tunewright.data.collate import WIDTH_STEP
 from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
 from tunewright.engines.torch.load import vocabulary_size
 from tunewright.types import Batch
 
 # Logits of one chunk, in elements: 64 MiB in fp32.
 _CHUNK_ELEMENTS = 2**24
+# A label that counts for nothing; it never leaves this file.
+_IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class DeviceSums:
 
 @dataclass(frozen=True, slots=True)
 class DeviceBatch:
-    """A batch on the device. rows_L: flat index into B·T of each position whose next token is a label."""
+    """A batch on the device. rows_L: flat index into B·T of each position whose next token is a
+    label, then ignored ones up to a multiple of WIDTH_STEP."""
 
     tokens_BT: torch.Tensor
     positions_BT: torch.Tensor
@@ -51,13 +55,18 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     tokens = batch.tokens_BT.astype(np.int64)
     row, column = np.nonzero(batch.weights_BT[:, 1:] > 0)
     labels_at = (row, column + 1)
+    # Labels come in few counts for the same reason that rows come in few widths; the rest is ignored.
+    extra = (0, -len(row) % WIDTH_STEP)
+    rows_L = np.pad(row * tokens.shape[1] + column, extra)
+    labels_L = np.pad(tokens[labels_at], extra, constant_values=_IGNORED)
+    weights_L = np.pad(batch.weights_BT[labels_at].astype(np.float32), extra)
     on = {"device": device, "non_blocking": True}
     return DeviceBatch(
         tokens_BT=torch.from_numpy(tokens).to(**on),
         positions_BT=torch.from_numpy(batch.positions_BT.astype(np.int64)).to(**on),
-        rows_L=torch.from_numpy(row * tokens.shape[1] + column).to(**on),
-        labels_L=torch.from_numpy(tokens[labels_at]).to(**on),
-        weights_L=torch.from_numpy(batch.weights_BT[labels_at].astype(np.float32)).to(**on),
+        rows_L=torch.from_numpy(rows_L).to(**on),
+        labels_L=torch.from_numpy(labels_L).to(**on),
+        weights_L=torch.from_numpy(weights_L).to(**on),
         documents=Documents(batch.doc_lengths),
     )
 
@@ -136,6 +145,6 @@ def _head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _sums(logits_LV: torch.Tensor, labels_L: torch.Tensor, weights_L: torch.Tensor) -> DeviceSums:
-    nll_L = F.cross_entropy(logits_LV.float(), labels_L, reduction="none")
+    nll_L = F.cross_entropy(logits_LV.float(), labels_L, reduction="none", ignore_index=_IGNORED)
     correct = (logits_LV.detach().argmax(-1) == labels_L).sum()
     return DeviceSums((nll_L * weights_L).sum(), correct)
