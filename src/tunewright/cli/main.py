@@ -17,6 +17,9 @@ from tunewright.cli.edge import exit_code_of
 from tunewright.cli.lazy import PLAIN, Lazy, lazy_group
 
 COMMANDS: dict[str, Lazy] = {
+    "demo": Lazy(
+        "Teach the bundled model a small skill, and see it before and after", "tunewright.cli.demo:command"
+    ),
     "train": Lazy(
         "Fine-tune a model from a run file", "tunewright.cli.train:command", bare=(("--resume", "auto"),)
     ),

@@ -1,0 +1,1 @@
+"""What ships with the package: the tiny base model, the sample data, and the generators that made both."""
