@@ -68,7 +68,7 @@ def _match_regex(names: Sequence[str], pattern: str) -> list[str]:
             where="adapter.targets",
             got=repr(pattern),
             hint="write several names as a list: [q_proj, v_proj]",
-            code="config.bad-targets",
+            code="config.targets",
         ) from error
     matched = [name for name in names if compiled.fullmatch(name)]
     if not matched:

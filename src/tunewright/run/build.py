@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tunewright.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from tunewright.config.load import LoadedConfig, dump_config
+from tunewright.config.schema import RunConfig
 from tunewright.data.stream import StepStream
 from tunewright.engines.registry import build_engine
 from tunewright.errors import ExitCode, TunewrightError
@@ -18,7 +19,7 @@ from tunewright.run.inputs import Inputs, read_inputs
 from tunewright.run.marks import Emit, RunMarks
 from tunewright.run.parts import build_engine_spec, build_loop, build_marks, build_stream, open_store
 from tunewright.run.paths import absolute_paths
-from tunewright.run.plan import Plan, resolve_micro_batch_size, resolve_plan
+from tunewright.run.plan import Plan, amend_plan, resolve_micro_batch_size, resolve_plan
 from tunewright.run.resume import check_can_resume, find_run
 from tunewright.run.summary import plan_lines
 from tunewright.trackers.fanout import open_trackers
@@ -62,7 +63,7 @@ def run_training(loaded: LoadedConfig, *, out: Path | None, resume: str | None, 
 def _run(
     inputs: Inputs, folder: RunFolder, store: CheckpointStore, checkpoint: LoadedCheckpoint | None, say: Say
 ) -> RunResult:
-    stream, plan = _settle_plan(inputs, checkpoint)
+    stream, plan, changes = _settle_plan(inputs, checkpoint)
     engine = build_engine(plan.engine, build_engine_spec(inputs, plan))
     if checkpoint:
         engine.restore(checkpoint.engine)
@@ -73,7 +74,7 @@ def _run(
         say(line)
     with open_trackers(inputs.config.track, folder.events, plan.total_steps) as emit, StopSignal() as stop:
         marks = build_marks(inputs, plan, engine, folder, store, emit)
-        _announce(emit, plan, checkpoint)
+        _announce(emit, plan, checkpoint, changes)
         try:
             progress = train(build_loop(inputs, plan, stream, marks, stop), progress)
             finished = progress.step >= plan.total_steps
@@ -97,14 +98,19 @@ def _load_checkpoint(store: CheckpointStore, named: Path | None, say: Say) -> Lo
     return checkpoint
 
 
-def _settle_plan(inputs: Inputs, checkpoint: LoadedCheckpoint | None) -> tuple[StepStream, Plan]:
-    """A resumed run goes on with the plan of its checkpoint; `auto` is resolved once in a run's life."""
+def _settle_plan(
+    inputs: Inputs, checkpoint: LoadedCheckpoint | None
+) -> tuple[StepStream, Plan, dict[str, object]]:
+    """Data, plan and amendments. A resumed run goes on with the plan of its checkpoint: `auto` is resolved
+    once in a run's life."""
     if checkpoint is None:
         stream = build_stream(inputs, resolve_micro_batch_size(inputs.config))
-        return stream, resolve_plan(inputs, stream.steps_per_epoch, stream.rows_per_epoch)
+        return stream, resolve_plan(inputs, stream.steps_per_epoch, stream.rows_per_epoch), {}
     plan = Plan.model_validate(checkpoint.run_state["plan"])
     check_can_resume(checkpoint, plan, inputs)
-    return build_stream(inputs, plan.micro_batch_size), plan
+    before = RunConfig.model_validate(checkpoint.run_state["config"])
+    plan, changes = amend_plan(plan, before, inputs.config)
+    return build_stream(inputs, plan.micro_batch_size), plan, changes
 
 
 def _write_request(inputs: Inputs, folder: RunFolder, plan: Plan) -> None:
@@ -113,9 +119,13 @@ def _write_request(inputs: Inputs, folder: RunFolder, plan: Plan) -> None:
     write_json(folder.data_report, inputs.data.report.to_json())
 
 
-def _announce(emit: Emit, plan: Plan, checkpoint: LoadedCheckpoint | None) -> None:
+def _announce(
+    emit: Emit, plan: Plan, checkpoint: LoadedCheckpoint | None, changes: dict[str, object]
+) -> None:
     if checkpoint:
         emit("resumed", checkpoint.step, from_step=checkpoint.step, path=str(checkpoint.path))
+        if changes:
+            emit("amended", checkpoint.step, changes=changes)
     else:
         emit("run_started", 0, total_steps=plan.total_steps, model=plan.model, device=plan.device)
 

@@ -105,7 +105,10 @@ def check_unused(folder: RunFolder) -> None:
         return
     if not folder.path.is_dir():
         raise RunError(
-            "the run folder is a file", where=str(folder.path), hint="choose another folder with --out"
+            "the run folder is a file",
+            where=str(folder.path),
+            hint="choose another folder with --out",
+            code="run.folder-in-use",
         )
     if folder.holds_run():
         raise RunError(

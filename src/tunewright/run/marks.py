@@ -116,7 +116,8 @@ class RunMarks:
             self._copy_tokenizer(folder)
             write_json(folder / "certificate.json", {"step": step, **certificate})
             shutil.rmtree(final, ignore_errors=True)
-        self.emit("export", step, path=str(final), merged=merge, seconds=perf_counter() - started)
+        kind = "adapter" if (final / "adapter_config.json").exists() else "model"
+        self.emit("export", step, path=str(final), kind=kind, seconds=perf_counter() - started)
         return final
 
     def _copy_tokenizer(self, folder: Path) -> None:

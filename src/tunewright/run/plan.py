@@ -87,6 +87,17 @@ def resolve_plan(inputs: Inputs, steps_per_epoch: int, rows: int) -> Plan:
     )
 
 
+def amend_plan(plan: Plan, before: RunConfig, now: RunConfig) -> tuple[Plan, dict[str, object]]:
+    """The plan of a resumed run and what of it was changed on purpose: `auto` keeps what was resolved once."""
+    changes: dict[str, object] = {}
+    if now.train.micro_batch_size not in ("auto", before.train.micro_batch_size):
+        changes["micro_batch_size"] = resolve_micro_batch_size(now)
+    checkpointing = now.train.activation_checkpointing
+    if checkpointing not in ("auto", before.train.activation_checkpointing):
+        changes["activation_checkpointing"] = checkpointing
+    return plan.model_copy(update=changes), changes
+
+
 def resolve_dtypes(config: RunConfig, device: DeviceFacts) -> tuple[str, str]:
     """(storage type of frozen weights, compute type) for this device.
 

@@ -14,6 +14,8 @@ from tunewright.run.folder import RUNS, RunFolder, newest_run
 from tunewright.run.inputs import Inputs
 from tunewright.run.plan import Plan
 
+# Settings that spread the same work otherwise: a resume may change them, which is recorded as an amendment.
+AMENDABLE = ("train.micro_batch_size", "train.activation_checkpointing")
 # Settings that say when to look and to save, never what is learned. Data files are compared by content.
 FREE_SETTINGS = ("checkpoint.", "evaluate.", "track", "run.", "data.eval", "data.train")
 
@@ -80,7 +82,7 @@ def check_same_settings(before: Mapping[str, Any], now: RunConfig) -> None:
             code="config.resume-conflict",
         )
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(FREE_SETTINGS)
+        if old.get(key) != new.get(key) and not key.startswith((*FREE_SETTINGS, *AMENDABLE))
     ]
     if errors:
         raise ConfigErrors(errors)

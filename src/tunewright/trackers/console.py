@@ -158,7 +158,8 @@ def _checkpoint_line(event: Event) -> str:
 LINES: dict[str, Callable[[Event], str]] = {
     "evaluation": _evaluation_line,
     "checkpoint": _checkpoint_line,
-    "export": lambda event: f"exported {'merged model' if event['merged'] else 'adapter'}: {event['path']}",
+    "export": lambda event: f"exported {event['kind']}: {event['path']}",
     "warning": lambda event: f"warning: {event['message']}",
+    "amended": lambda event: f"amended: {event['changes']}",
     "resumed": lambda event: f"resumed at step {event['from_step']}",
 }

@@ -25,7 +25,9 @@ with lock_folder(RunFolder(Path(sys.argv[1]))):
 
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "run"], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"

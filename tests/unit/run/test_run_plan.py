@@ -10,6 +10,8 @@ from tunewright.config.schema import RunConfig
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
 from tunewright.run.plan import (
+    Plan,
+    amend_plan,
     installed_versions,
     resolve_dtypes,
     resolve_learning_rate,
@@ -55,6 +57,18 @@ def test_micro_batch_fills_its_token_budget_but_never_exceeds_the_batch() -> Non
     assert resolve_micro_batch_size(config(data={"seq_len": 32768})) == 1
     assert resolve_micro_batch_size(config(data={"seq_len": 64})) == 16
     assert resolve_micro_batch_size(config(train={"micro_batch_size": 5})) == 5
+
+
+def test_a_resume_may_spread_the_same_work_otherwise() -> None:
+    plan = Plan.model_construct(micro_batch_size=16, activation_checkpointing=False)
+    same, changes = amend_plan(plan, config(), config())
+    assert (same, changes) == (plan, {})
+    now = config(train={"micro_batch_size": 2, "activation_checkpointing": True})
+    amended, changes = amend_plan(plan, config(), now)
+    assert changes == {"micro_batch_size": 2, "activation_checkpointing": True}
+    assert (amended.micro_batch_size, amended.activation_checkpointing) == (2, True)
+    _, kept = amend_plan(amended, now, config())
+    assert kept == {}
 
 
 def test_learning_rate_follows_what_is_trained() -> None:

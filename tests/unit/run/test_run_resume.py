@@ -27,12 +27,18 @@ def test_every_conflict_is_named() -> None:
     now = config(train={"batch_size": 4, "seed": 1}, adapter={"rank": 3})
     with pytest.raises(ConfigErrors) as caught:
         check_same_settings(before, now)
-    assert [error.where for error in caught.value.errors] == ["adapter.rank", "train.batch_size", "train.seed"]
+    assert [error.where for error in caught.value.errors] == [
+        "adapter.rank",
+        "train.batch_size",
+        "train.seed",
+    ]
 
 
 def test_when_to_look_and_save_may_change() -> None:
     before = config().model_dump(mode="json")
-    now = config(checkpoint={"every_steps": 7}, evaluate={"every_steps": 3}, run="other")
+    now = config(
+        checkpoint={"every_steps": 7}, train={"micro_batch_size": 1}, evaluate={"every_steps": 3}, run="other"
+    )
     check_same_settings(before, now)
 
 

@@ -45,10 +45,10 @@ EVENTS = [
         "evaluated step 5: valid_loss 1.25  perplexity 3.49 (2.0 s)",
     ),
     (
-        {"type": "export", "step": 5, "path": "runs/a1/exports/final", "merged": False},
+        {"type": "export", "step": 5, "path": "runs/a1/exports/final", "kind": "adapter"},
         "exported adapter: runs/a1/",
     ),
-    ({"type": "export", "step": 5, "path": "x", "merged": True}, "exported merged model: x"),
+    ({"type": "export", "step": 5, "path": "x", "kind": "model"}, "exported model: x"),
     (
         {"type": "warning", "step": 5, "message": "[red]tracker[/red] failed"},
         "warning: [red]tracker[/red] failed",
@@ -69,7 +69,7 @@ def test_events_are_told_in_lines(event: dict[str, object], line: str, terminal:
 def test_long_paths_are_not_wrapped():
     tracker, out = _tracker(terminal=False)
     path = "/long/" * 60
-    tracker.emit({"type": "export", "step": 1, "path": path, "merged": False})
+    tracker.emit({"type": "export", "step": 1, "path": path, "kind": "adapter"})
     assert path in out.getvalue()
 
 
