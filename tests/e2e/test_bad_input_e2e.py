@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tunewright.models.resolve import resolve_model
 
 from tunewright.errors import ExitCode
+from tunewright.models.resolve import resolve_model
 
 GOOD = {"instruction": "Say hi", "input": "", "output": "hi"}
 

@@ -88,7 +88,7 @@ def resolve_plan(inputs: Inputs, steps_per_epoch: int, rows: int) -> Plan:
 
 
 def amend_plan(plan: Plan, before: RunConfig, now: RunConfig) -> tuple[Plan, dict[str, object]]:
-    """The plan of a resumed run and what of it was changed on purpose: `auto` keeps what was resolved once."""
+    """The plan of a resumed run, and what of it was changed on purpose: `auto` keeps what was resolved."""
     changes: dict[str, object] = {}
     if now.train.micro_batch_size not in ("auto", before.train.micro_batch_size):
         changes["micro_batch_size"] = resolve_micro_batch_size(now)

@@ -121,7 +121,9 @@ def document_attention(
     rule = _Rule(scaling, kwargs.get("sliding_window"), kwargs.get("softcap"), dropout)
     rows, heads, length, _ = query.shape
     index = documents.index(length, query.device)
-    flat = [x_BHTD.transpose(1, 2).reshape(rows * length, x_BHTD.shape[1], -1) for x_BHTD in (query, key, value)]
+    flat = [
+        x_BHTD.transpose(1, 2).reshape(rows * length, x_BHTD.shape[1], -1) for x_BHTD in (query, key, value)
+    ]
     outputs = [query.new_zeros(1, heads, value.shape[-1])]
     for group_KN in index.groups_KN:
         q_KHND, k_KHND, v_KHND = (x_SHD[group_KN].transpose(1, 2) for x_SHD in flat)
