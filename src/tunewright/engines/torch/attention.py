@@ -52,7 +52,7 @@ class Documents:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """groups_KN: for each group, the flat position b·T + t of every token of K documents, those shorter than N
+    """groups_KN: for each group, the flat position b·T + t of each token of K documents, those shorter than N
     padded at their end. places_BT: where the token at a flat position stands in the groups laid end to end;
     padding of the batch points one past the last."""
 
