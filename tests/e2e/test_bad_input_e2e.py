@@ -16,10 +16,10 @@ from tunewright.models.resolve import resolve_model
 GOOD = {"instruction": "Say hi", "input": "", "output": "hi"}
 
 
-def write_run(folder: Path, data: str | bytes | None, **changes: object) -> Path:
+def write_run(folder: Path, content: str | bytes | None, **changes: object) -> Path:
     """A run file over train.jsonl with the given content (None: no file at all)."""
-    if data is not None:
-        (folder / "train.jsonl").write_bytes(data.encode() if isinstance(data, str) else data)
+    if content is not None:
+        (folder / "train.jsonl").write_bytes(content.encode() if isinstance(content, str) else content)
     sections = {
         "model": "builtin:tiny",
         "data": {"train": "train.jsonl", "eval": 0},
