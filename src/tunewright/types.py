@@ -142,11 +142,13 @@ class LossSums:
 @dataclass(frozen=True, slots=True)
 class StepStats:
     """What one optimizer step did. gradient_norm is the global L2 norm before clipping; skipped means the
-    update was not applied because the norm was non-finite or above the threshold."""
+    update was not applied because the norm was non-finite or above the threshold. rescaled: it was skipped
+    because an fp16 loss scale was too high, which is lower now; that says nothing about the run."""
 
     sums: LossSums
     gradient_norm: float
     skipped: bool
+    rescaled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

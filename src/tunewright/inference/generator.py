@@ -47,8 +47,10 @@ def load_generator(
         if arch.attention_soft_cap is None and getattr(base, "_supports_sdpa", False):
             set_attention(base, "sdpa")
         if adapter is not None:
-            add_adapter(base, read_adapter(adapter).config, seed=0)
-            load_adapter(base, adapter)
+            config = read_adapter(adapter).config
+            add_adapter(base, config, seed=0)
+            load_adapter(base, adapter, config)
+            _store_as(base, DTYPES[dtype])
         return Generator(base.requires_grad_(False).eval(), arch)
 
 
@@ -137,6 +139,14 @@ class Generator:
         # Entered anew for each step: a generator that is not read to its end must not leave the mode on.
         with raise_out_of_memory(self._model.device), torch.inference_mode():
             return step(given)
+
+
+def _store_as(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Biases and modules trained in full are fp32 in an adapter; without autocast they must be as the base.
+    LoRA itself converts its input."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and ".lora_" not in name:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _batches(lengths: Sequence[int], new_tokens: int) -> Iterator[list[int]]:

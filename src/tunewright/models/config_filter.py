@@ -84,7 +84,8 @@ def _check_type(config: Mapping[str, Any], where: str) -> str:
 
 
 def _check_head(config: Mapping[str, Any], model_type: str, where: str) -> None:
-    named: list[object] = config.get("architectures") or []
+    given: object = config.get("architectures")
+    named = cast("list[object]", given) if isinstance(given, list) else [given] if given else []
     native = causal_types()[model_type]
     if named and not any(
         isinstance(name, str) and (name == native or name.endswith(_HEADS)) for name in named

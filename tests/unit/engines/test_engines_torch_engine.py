@@ -223,6 +223,7 @@ def test_fp16_overflow_is_skipped_and_scaled_down(folder):
     stats = engine.optim_step(lr=0.1, skip_above=None).read()
     after = engine.snapshot()
     assert stats.skipped
+    assert stats.rescaled
     assert after.values["loss_scale"] == start.values["loss_scale"] / 2
     assert after.values["optimizer_steps"] == 0
     engine.forward_backward([batch], denominator=weight)
@@ -277,6 +278,19 @@ def test_incomplete_model_is_refused(folder, tmp_path):
     assert caught.value.code == "model.incomplete"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_size": "x"}, {"num_attention_heads": 0}, {"layer_types": ["foo"]}, {"hidden_act": "no"}],
+)
+def test_a_senseless_config_is_refused(change, folder, tmp_path):
+    settings = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, **change}))
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    with pytest.raises(ModelError) as caught:
+        build_engine(build_spec(tmp_path))
+    assert caught.value.code == "model.unreadable"
+
+
 def test_pickle_weights_and_empty_folders_are_refused(folder, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     torch.save(load_file(folder / "model.safetensors"), tmp_path / "pytorch_model.bin")
@@ -294,6 +308,14 @@ def test_adapter_of_another_shape_is_refused(folder, tmp_path):
     assert caught.value.code == "model.adapter-mismatch"
     with pytest.raises(ModelError, match="lacks"):
         build_engine(build_spec(folder, adapter={"bias": "all"}, adapter_folder=tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"alpha": 9}, {"rslora": True}])
+def test_adapter_of_another_scale_is_refused(change, folder, tmp_path):
+    build_engine(build_spec(folder)).export(tmp_path, merge=False)
+    with pytest.raises(ModelError, match="scale") as caught:
+        build_engine(build_spec(folder, adapter=change, adapter_folder=tmp_path))
+    assert caught.value.code == "model.adapter-mismatch"
 
 
 def test_damaged_merge_is_not_certified(folder, tmp_path, monkeypatch):

@@ -98,3 +98,10 @@ def test_loss_scale_halves_and_doubles():
         scale.update(torch.tensor(overflow))
         seen.append((scale.scale.item(), scale.clean_steps.item()))
     assert seen == [(4, 0), (4, 1), (8, 0), (8, 1), (4, 0), (4, 1), (8, 0)]
+
+
+def test_loss_scale_says_when_it_is_lower():
+    scale, overflow = LossScale(torch.tensor(2.0), torch.tensor(0)), torch.tensor(True)
+    assert not scale.update(~overflow)
+    assert scale.update(overflow)
+    assert not scale.update(overflow), "it never goes below 1: the overflow is the model's own"

@@ -156,6 +156,17 @@ def test_half_precision_is_loaded_when_asked(family_model) -> None:
 
 
 @PEFT_WARNS
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_trained_heads_and_biases_answer_in_half_precision(family_model, tmp_path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(family_model("qwen2").folder)
+    settings = {"bias": "lora_only", "modules_to_save": ["lm_head"]}
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **settings)
+    get_peft_model(base, config).save_pretrained(tmp_path)
+    generator = load_generator(family_model("qwen2"), tmp_path, device="cpu", dtype="bf16")
+    assert len(generator.generate_batch([[5, 6, 7]], GREEDY, [])[0]) == 30
+
+
+@PEFT_WARNS
 def test_an_adapter_of_another_model_is_refused(family_model, tmp_path) -> None:
     base = AutoModelForCausalLM.from_pretrained(family_model("gemma2").folder)
     get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(

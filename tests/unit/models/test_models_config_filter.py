@@ -65,6 +65,7 @@ def test_a_nested_config_of_a_foreign_type_is_refused() -> None:
         ({"model_type": "clip"}, "model.not-causal"),
         ({"model_type": "clip", "auto_map": {}}, "model.remote-code"),
         ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "model.not-causal"),
+        ({**LLAMA, "architectures": 5}, "model.not-causal"),
         ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, "model.quantized"),
         ({**LLAMA, "quantization": {"bits": 4}}, "model.quantized"),
     ],

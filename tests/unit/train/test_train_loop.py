@@ -26,7 +26,7 @@ from tunewright.train.loop import Loop, train
 from tunewright.train.progress import Progress, RunningStep
 from tunewright.train.schedule import build_schedule
 from tunewright.train.stop import StopSignal
-from tunewright.types import Example, SourceRef, StepBatch, StepStats
+from tunewright.types import Example, LossSums, SourceRef, StepBatch, StepStats
 
 VOCABULARY = 24
 STEPS = 12
@@ -165,6 +165,13 @@ def test_three_steps_without_a_finite_gradient_end_the_run(tmp_path: Path):
         train(loop, Progress())
     assert caught.value.code == "engine.diverged"
     assert all(np.isfinite(value).all() for value in loop.engine.values.values())
+
+
+def test_steps_that_only_lower_the_loss_scale_do_not_end_the_run():
+    guard, sums = Guard(), LossSums(1.0, 1.0, 1, 0)
+    for step in range(10):
+        guard.check(step, StepStats(sums, math.inf, skipped=True, rescaled=True))
+    assert guard.skipped_in_a_row == 0
 
 
 def test_loop_and_its_parts_load_no_framework():

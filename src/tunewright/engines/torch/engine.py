@@ -46,7 +46,7 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
         if spec.adapter.kind == "lora":
             add_adapter(model, spec.adapter, spec.seed)
             if spec.adapter_folder is not None:
-                load_adapter(model, spec.adapter_folder)
+                load_adapter(model, spec.adapter_folder, spec.adapter)
         else:
             train_all(model)
         if spec.activation_checkpointing:
@@ -73,7 +73,10 @@ class PendingTorchStep:
         """Wait and return the numbers."""
         loss, correct = _read_sums(self._sums)
         sums = LossSums(loss, self._counts.weight, self._counts.tokens, correct)
-        return StepStats(sums, float(self._outcome.norm.item()), bool(self._outcome.skipped.item()))
+        outcome = self._outcome
+        return StepStats(
+            sums, float(outcome.norm.item()), bool(outcome.skipped.item()), bool(outcome.rescaled.item())
+        )
 
 
 class TorchEngine:

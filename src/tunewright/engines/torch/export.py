@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tunewright.arrays import write_arrays
+from tunewright.config.schema import AdapterConfig
 from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.arrays import to_array, to_tensor
 from tunewright.engines.torch.certificate import Recent, certify_merge, log_probs
@@ -50,9 +51,12 @@ def export_adapter(model: PreTrainedModel, spec: EngineSpec, folder: Path) -> Ma
     }
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Start from a PEFT adapter. Raises ModelError unless names and shapes fit what trains, both ways."""
-    found = read_adapter(folder).arrays
+def load_adapter(model: PreTrainedModel, folder: Path, config: AdapterConfig) -> None:
+    """Start from a PEFT adapter. config: what `model` was given. Raises ModelError unless names and shapes
+    fit what trains, both ways, and the adapter was trained under the same scale."""
+    files = read_adapter(folder)
+    _check_scale(folder, files.config, config)
+    found = files.arrays
     trained = dict(_trained(model))
     missing, unknown = sorted(trained.keys() - found.keys()), sorted(found.keys() - trained.keys())
     wrong = [n for n in sorted(trained.keys() & found.keys()) if found[n].shape != tuple(trained[n].shape)]
@@ -68,6 +72,20 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(to_tensor(found[name]))
+
+
+def _check_scale(folder: Path, trained: AdapterConfig, wanted: AdapterConfig) -> None:
+    """The same arrays under another scale are another model, and nothing else would show it."""
+    before, now = (f"alpha {c.alpha:g}, rslora {str(c.rslora).lower()}" for c in (trained, wanted))
+    if before != now:
+        raise ModelError(
+            "the adapter was trained under another scale",
+            where=str(folder),
+            got=now,
+            expected=before,
+            hint="give adapter.alpha and adapter.rslora as in its adapter_config.json",
+            code="model.adapter-mismatch",
+        )
 
 
 def export_model(

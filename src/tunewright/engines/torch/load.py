@@ -34,12 +34,14 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            if is_out_of_memory(error):
+        except Exception as error:
+            # The config is foreign data, and the library answers a senseless one with any kind of exception.
+            if isinstance(error, MemoryError) or is_out_of_memory(error):
                 raise
             raise ModelError(
-                f"the model cannot be loaded: {str(error).splitlines()[0]}",
+                f"the model cannot be loaded: {_first_line(error)}",
                 where=str(folder),
+                hint="its config.json and weights must be those of one sound model",
                 code="model.unreadable",
             ) from error
     model, info = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
@@ -48,6 +50,10 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
     model.requires_grad_(False).eval()
     torch.nn.Module.to(model, device)
     return model
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:

@@ -21,10 +21,12 @@ _FUSED = ("cpu", "cuda")
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """Device scalars of one step: norm before clipping in true units, and whether the step was left out."""
+    """Device scalars of one step: norm before clipping in true units, whether the step was left out, and
+    whether that lowered the loss scale."""
 
     norm: torch.Tensor
     skipped: torch.Tensor
+    rescaled: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,7 @@ class AdamW:
         norm = self._norm(slots) / factor
         finite = torch.isfinite(norm)
         skipped = ~finite if skip_above is None else ~(finite & (norm <= skip_above))
-        if scale is not None:
-            scale.update(~finite)
+        rescaled = torch.zeros_like(finite) if scale is None else scale.update(~finite)
         if self.max_norm > 0:
             factor = factor / torch.clamp(self.max_norm / (norm + 1e-6), max=1.0)
         self.count.add_((~skipped).float())
@@ -69,7 +70,7 @@ class AdamW:
             if group:
                 self._update(group, lr, self.weight_decay if decays else 0.0, factor, skipped)
         self.discard()
-        return StepOutcome(norm, skipped)
+        return StepOutcome(norm, skipped, rescaled)
 
     def discard(self) -> None:
         """Drop all gradients."""

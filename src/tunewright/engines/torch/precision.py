@@ -62,13 +62,16 @@ class LossScale:
     clean_steps: torch.Tensor
     interval: int = 2000
 
-    def update(self, overflow: torch.Tensor) -> None:
-        """Take in whether the gradients of this step were non-finite (bool scalar on the device)."""
+    def update(self, overflow: torch.Tensor) -> torch.Tensor:
+        """Take in whether the gradients of this step were non-finite (bool scalar on the device); returns
+        whether the scale is lower now, so that the next step may fit. At 1 it is not."""
+        before = self.scale.clone()
         clean = torch.where(overflow, 0, self.clean_steps + 1)
         grow = clean >= self.interval
         factor = torch.where(overflow, 0.5, torch.where(grow, 2.0, 1.0))
         self.scale.mul_(factor).clamp_(1.0, 2.0**24)
         self.clean_steps.copy_(torch.where(grow, 0, clean))
+        return self.scale < before
 
 
 def build_loss_scale(precision: str, device: torch.device) -> LossScale | None:
