@@ -34,7 +34,7 @@ def write_run(folder: Path, content: str | bytes | None, **changes: object) -> P
 def check_refused(done: subprocess.CompletedProcess[str], code: ExitCode, *words: str) -> None:
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
-    assert "error:" in done.stderr
+    assert "error[" in done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
 

@@ -20,6 +20,12 @@ _FORMATS = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion"
 _File = Annotated[Path, typer.Argument(help="Data file (.json, .jsonl, .parquet, .csv) or a folder of them.")]
 _Model = Annotated[str, typer.Option(help="Model whose tokenizer and chat template are used.")]
 _Format = Annotated[_FORMATS, typer.Option("--format", help="Row format; `auto` decides from the keys.")]
+_Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="FIELD=NAME", help="Name in the file of a field of the format. Repeatable."
+    ),
+]
 _TrainOn = Annotated[
     Literal["assistant", "last_assistant", "all"], typer.Option(help="Turns that are trained.")
 ]
@@ -37,6 +43,7 @@ def check(
     file: _File,
     model: _Model = "builtin:tiny",
     format_: _Format = "auto",
+    columns: _Columns = None,
     seq_len: Annotated[int, typer.Option(min=8, help="Longest row in tokens.")] = 2048,
     overlong: Annotated[
         Literal["error", "truncate", "split", "drop"], typer.Option(help="What happens to longer rows.")
@@ -54,7 +61,7 @@ def check(
     from tunewright.errors import ExitCode
 
     data = _build_config(
-        file, format_, seq_len=seq_len, overlong=overlong, train_on=train_on, thinking=thinking
+        file, format_, columns, seq_len=seq_len, overlong=overlong, train_on=train_on, thinking=thinking
     )
     prepared = survey_data(data, _load_tokenizer(model, chat_template), Path.cwd(), seed=0)
     if as_json:
@@ -73,6 +80,7 @@ def show(
         int, typer.Option(min=1, help="Line of a JSONL or CSV file, else number of the row, from 1.")
     ] = 1,
     format_: _Format = "auto",
+    columns: _Columns = None,
     train_on: _TrainOn = "assistant",
     thinking: _Thinking = "as_at_inference",
     chat_template: _Template = None,
@@ -84,7 +92,7 @@ def show(
     from tunewright.data.mask import render_row
 
     tokenizer = _load_tokenizer(model, chat_template)
-    data = _build_config(file, format_, train_on=train_on, thinking=thinking)
+    data = _build_config(file, format_, columns, train_on=train_on, thinking=thinking)
     chosen = _read_row(data, row)
     rendered = render_row(chosen, tokenizer, data)
     console = Console(highlight=False, soft_wrap=True)
@@ -144,12 +152,18 @@ def _print_report(report: DataReport) -> None:
         console.print(f"  {finding.places()}\n  first: {finding.first}", markup=False, soft_wrap=True)
 
 
-def _build_config(file: Path, format_: _FORMATS, **settings: object) -> DataConfig:
+def _build_config(file: Path, format_: _FORMATS, columns: list[str] | None, **settings: object) -> DataConfig:
     from tunewright.config.schema import DataConfig
 
-    return DataConfig.model_validate(
-        {"train": [{"path": str(file), "format": format_}], "eval": 0.0, **settings}
-    )
+    source = {"path": str(file), "format": format_, "columns": dict(map(_read_column, columns or ()))}
+    return DataConfig.model_validate({"train": [source], "eval": 0.0, **settings})
+
+
+def _read_column(text: str) -> tuple[str, str]:
+    field, equals, name = text.partition("=")
+    if not (field and equals and name):
+        raise typer.BadParameter(f"--column {text} is not FIELD=NAME, such as instruction=question")
+    return field, name
 
 
 def _load_tokenizer(model: str, chat_template: Path | None) -> ChatTokenizer:

@@ -55,7 +55,7 @@ def _report(error: TunewrightError) -> int:
         text = str(fault)
         if fault.hint:
             text = text.removesuffix(f"\nhint: {fault.hint}")
-        _write_error(text, fault.hint)
+        _write_error(text, fault.hint, f"error[{fault.code}]")
     return int(error.exit_code)
 
 

@@ -128,7 +128,8 @@ class DataConfig(Section):
     train: Annotated[tuple[SourceConfig, ...], Field(min_length=1), ShortForm("path", many=True)]
     """Training data: one file or folder, or a list of them with format and weight."""
     eval: str | Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Held-out data: a file, or the share of training rows held out (0 turns evaluation off)."""
+    """Held-out data: a file, or the share of training rows held out (0 turns evaluation off). A file is read
+    with the format and columns of the training data where those are the same for all of it."""
     seq_len: Annotated[int, Field(ge=8)] = 2048
     """Longest row in tokens, and the length to which rows are packed."""
     overlong: Literal["error", "truncate", "split", "drop"] = "error"

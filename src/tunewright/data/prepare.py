@@ -56,8 +56,16 @@ def survey_data(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed
     for config in data.train:
         survey.add_source(read_rows(config, base_dir), "train")
     if isinstance(data.eval, str):
-        survey.add_source(read_rows(SourceConfig(path=data.eval), base_dir), "eval")
+        survey.add_source(read_rows(_held_out_source(data, data.eval), base_dir), "eval")
     return survey.finish(seed)
+
+
+def _held_out_source(data: DataConfig, path: str) -> SourceConfig:
+    """A held-out file is read as the training files are, when those agree on format and columns."""
+    first = data.train[0]
+    if all((source.format, source.columns) == (first.format, first.columns) for source in data.train):
+        return SourceConfig(path=path, format=first.format, columns=first.columns)
+    return SourceConfig(path=path)
 
 
 def check_prepared(prepared: PreparedData) -> None:

@@ -194,6 +194,12 @@ def _whole_text(
         if weight == 1.0:
             continue
         turn, _, _ = _render_turn(messages, index, tools, tokenizer, weight)
+        if not text.startswith(turn.text[: turn.sure_end]):
+            raise DataError(
+                f"turn {index + 1} is rendered differently once it is history, so its weight has no place",
+                hint="leave the weights out, or use data.train_on: assistant",
+                code="data.template-not-prefix",
+            )
         spans += [(at, turn.start, 1.0), (turn.start, turn.sure_end, weight)]
         at = turn.sure_end
     spans.append((at, len(text), 1.0))

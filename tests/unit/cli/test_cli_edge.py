@@ -43,7 +43,7 @@ def failing(error: BaseException):
 def test_a_known_error_is_a_message_and_its_code(error, code, capsys):
     assert exit_code_of(failing(error)) == code
     hint = "hint: right\n" if error.hint else ""
-    assert capsys.readouterr().err == f"error: wrong\n{hint}"
+    assert capsys.readouterr().err == f"error[{error.code}]: wrong\n{hint}"
 
 
 def test_what_no_one_foresaw_leaves_its_traceback_in_a_file(capsys, tmp_path, monkeypatch):

@@ -67,6 +67,16 @@ def test_check_takes_length_rules(tmp_path: Path, model: str, capsys: pytest.Cap
     assert "no row is left" in capsys.readouterr().err
 
 
+def test_columns_are_mapped(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, [{"question": "one?", "answer": "One."}])
+    names = ["--column", "instruction=question", "--column", "output=answer"]
+    assert run(["data", "check", file, "--model", model, *names]) == ExitCode.DONE
+    assert run(["data", "show", file, "--model", model, *names]) == ExitCode.DONE
+    assert "⟦One.<|im_end|>" in capsys.readouterr().out
+    assert run(["data", "check", file, "--model", model, "--column", "question"]) == ExitCode.USAGE
+    assert "FIELD=NAME" in capsys.readouterr().err
+
+
 def test_show_marks_trained_tokens_without_colour(
     tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,19 @@ def test_duplicates_are_counted_and_never_leak_into_the_held_out_rows(
     assert not train & {example.tokens_T.tobytes() for example in prepared.eval_examples}
 
 
+def test_an_eval_file_has_the_columns_of_the_training_data(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    rows = [{"question": f"q{n}?", "answer": f"a{n}"} for n in range(4)]
+    for name, part in (("rows.jsonl", rows[:3]), ("held.jsonl", rows[3:])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    source = {"path": "rows.jsonl", "columns": {"instruction": "question", "output": "answer"}}
+    data = DataConfig.model_validate({"train": source, "eval": "held.jsonl"})
+    prepared = prepare_data(data, tokenizer, tmp_path, seed=0)
+    assert (prepared.report.train_rows, prepared.report.eval_rows) == (3, 1)
+    (tmp_path / "plain.jsonl").write_text('{"text": "words"}\n', encoding="utf-8")
+    mixed = DataConfig.model_validate({"train": [source, "plain.jsonl"], "eval": "plain.jsonl"})
+    assert prepare_data(mixed, tokenizer, tmp_path, seed=0).report.eval_rows == 1
+
+
 def test_an_eval_file_is_read_whole_and_its_leak_is_named(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
     write_rows(tmp_path / "held.jsonl", "a", "other")
     prepared = survey(tmp_path, tokenizer, "a", "b", eval="held.jsonl")

@@ -301,6 +301,16 @@ def test_pickle_weights_and_empty_folders_are_refused(folder, tmp_path):
         build_engine(build_spec(tmp_path / "absent"))
 
 
+def test_a_token_without_embedding_is_refused(folder):
+    engine = build_engine(build_spec(folder))
+    batch, weight = _batch()
+    batch.tokens_BT[0, 3] = 100_000
+    for use in (lambda: engine.forward_backward([batch], denominator=weight), lambda: engine.evaluate(batch)):
+        with pytest.raises(ModelError, match="token 100000") as caught:
+            use()
+        assert caught.value.code == "model.vocabulary"
+
+
 def test_adapter_of_another_shape_is_refused(folder, tmp_path):
     build_engine(build_spec(folder)).export(tmp_path, merge=False)
     with pytest.raises(ModelError) as caught:

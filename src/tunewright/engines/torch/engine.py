@@ -21,7 +21,7 @@ from tunewright.engines.torch.device import detect_device, memory_used_bytes, ra
 from tunewright.engines.torch.export import Recent, export_adapter, export_model, load_adapter
 from tunewright.engines.torch.load import load_model
 from tunewright.engines.torch.lora import add_adapter, train_all
-from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, to_device
+from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, check_tokens, to_device
 from tunewright.engines.torch.optimizer import AdamW, StepOutcome
 from tunewright.engines.torch.precision import DTYPES, build_loss_scale, check_precision, compute_in
 from tunewright.engines.torch.rng import RandomState
@@ -114,6 +114,8 @@ class TorchEngine:
 
     def forward_backward(self, micro_batches: Sequence[Batch], *, denominator: float) -> None:
         """Add gradients; what an earlier call added survives running out of memory here."""
+        for batch in micro_batches:
+            check_tokens(batch, self._model)
         self._model.train()
         with raise_out_of_memory(self._device), self._parts.random.active(), self._set_gradients_aside():
             sums = [self._one_pass(batch, denominator) for batch in micro_batches]
@@ -134,6 +136,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> LossSums:
+        check_tokens(batch, self._model)
         self._model.eval()
         with raise_out_of_memory(self._device), compute_in(self._spec.precision, self._device):
             sums = batch_loss(self._model, to_device(batch, self._device), by_rows=self._built.by_rows)
