@@ -34,14 +34,15 @@ def named_disk_faults(folder: Path, needed_bytes: int) -> Generator[None]:
         raise CheckpointError(
             f"the checkpoint was not saved, {what}",
             where=str(error.filename or folder),
-            got=f"{_free(folder)} free",
+            got=f"{free_space(folder)} free",
             expected=f"about {_mebibytes(needed_bytes)}",
             hint="earlier checkpoints are intact: make room or repair the disk, then go on with --resume",
             code=f"checkpoint.{code}",
         ) from error
 
 
-def _free(folder: Path) -> str:
+def free_space(folder: Path) -> str:
+    """Free space of the disk that `folder` is or would be on, as text."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         return _mebibytes(shutil.disk_usage(existing).free)
