@@ -77,6 +77,13 @@ def test_weights_in_the_row_win(tmp_path: Path) -> None:
     assert text == "<|im_start|>First.<|im_end|>"
 
 
+def test_a_weight_has_no_place_in_a_turn_that_history_shows_differently(tmp_path: Path) -> None:
+    off = Message("assistant", "First.", weight=0, reasoning="Hm, a longer thought")
+    with pytest.raises(DataError) as caught:
+        build_examples(chat(U1, off, U2, A2), make(tmp_path, THINKING), settings(train_on="all"))
+    assert caught.value.code == "data.template-not-prefix"
+
+
 def test_what_follows_the_last_trained_turn_is_left_out(tmp_path: Path) -> None:
     tokenizer = make(tmp_path)
     (longer,) = build_examples(chat(U1, A1, U2), tokenizer, settings())
