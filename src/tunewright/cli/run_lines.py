@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from pathlib import Path
 
 import typer
 
@@ -15,13 +15,13 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def print_result(result: RunResult, config: Path | None) -> None:
+def print_result(result: RunResult) -> None:
     """How the run ended and what to do next."""
     progress = result.progress
     if result.export is None:
         say(f"stopped at step {progress.step:,} of {result.total_steps:,}; everything up to it is saved")
-        file = f"{config} " if config else ""
-        say(f"go on with: tunewright train {file}--out {result.folder} --resume")
+        # Without the run file: the folder has it with every override of the command line.
+        say(f"go on with: {shlex.join(['tunewright', 'train', '--resume', str(result.folder)])}")
         return
     say(f"done: {progress.step:,} steps, {progress.tokens:,} tokens, {progress.skipped_steps} steps skipped")
     say(f"try it with: tunewright chat {result.export}")

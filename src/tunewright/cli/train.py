@@ -48,5 +48,5 @@ def command(
     changes = [*(overrides or []), *(f"{key}={value}" for key, value in flags.items() if value is not None)]
     loaded = load_request(config, changes, out=out, resume=resume)
     result = run_training(loaded, out=out, resume=resume, say=say)
-    print_result(result, config)
+    print_result(result)
     raise typer.Exit(int(result.exit_code))
