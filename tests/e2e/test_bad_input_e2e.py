@@ -175,6 +175,31 @@ def test_a_resume_on_other_data_is_refused(tunewright, tmp_path: Path) -> None:
     check_refused(tunewright("train", path, "--out", "run", "--resume"), ExitCode.USER_ERROR, "data")
 
 
+def test_a_row_beyond_the_positions_of_the_model_is_refused(tunewright, tmp_path: Path) -> None:
+    target = model_copy(tmp_path, max_position_embeddings=32)
+    long = json.dumps({**GOOD, "output": "word " * 20}) + "\n"
+    done = tunewright("train", write_run(tmp_path, ROWS + long, model=str(target)), "--out", "run")
+    check_refused(done, ExitCode.USER_ERROR, "data.seq_len", "32")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tunewright, tmp_path: Path) -> None:
+    train = {
+        "learning_rate": 1e30,
+        "max_steps": 6,
+        "batch_size": 2,
+        "schedule": "constant",
+        "max_grad_norm": 0,
+    }
+    path = write_run(tmp_path, ROWS * 4, train=train, checkpoint={"every_steps": 2})
+    done = tunewright("train", path, "--out", "run")
+    check_refused(done, ExitCode.USER_ERROR, "finite")
+    assert not list((tmp_path / "run/checkpoints").glob("step-*"))
+    assert not (tmp_path / "run/exports/final").exists()
+    last = json.loads((tmp_path / "run/events.jsonl").read_text().splitlines()[-1])
+    assert (last["type"], last["outcome"], last["code"]) == ("run_finished", "failed", "engine.diverged")
+
+
 def test_a_resume_without_a_run_is_refused(tunewright, tmp_path: Path) -> None:
     done = tunewright("train", write_run(tmp_path, ROWS * 4), "--out", "nowhere", "--resume")
     check_refused(done, ExitCode.USER_ERROR, "nowhere")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.checkpoint.store import CheckpointStore, LoadedCheckpoint
-from tunewright.config.load import LoadedConfig, dump_config
+from tunewright.config.load import LoadedConfig, dump_config, load_config
 from tunewright.config.schema import RunConfig
 from tunewright.data.stream import StepStream
 from tunewright.engines.registry import build_engine
@@ -20,7 +21,7 @@ from tunewright.run.marks import Emit, RunMarks
 from tunewright.run.parts import build_engine_spec, build_loop, build_marks, build_stream, open_store
 from tunewright.run.paths import absolute_paths
 from tunewright.run.plan import Plan, amend_plan, resolve_micro_batch_size, resolve_plan
-from tunewright.run.resume import check_can_resume, find_run
+from tunewright.run.resume import check_can_resume, check_same_settings, find_run
 from tunewright.run.summary import plan_lines
 from tunewright.trackers.fanout import open_trackers
 from tunewright.train.loop import train
@@ -52,11 +53,11 @@ def run_training(loaded: LoadedConfig, *, out: Path | None, resume: str | None, 
         folder, named = RunFolder(out or default_folder(loaded.config)), None
         check_unused(folder)
     else:
-        folder, named = find_run(resume, out=out)
+        folder, named = find_run(resume, out=out, name=loaded.config.run.name)
     inputs = read_inputs(loaded.config, loaded.base_dir, say)
     with named_disk_errors(folder.path), lock_folder(folder):
         store = open_store(inputs.config, folder)
-        checkpoint = _load_checkpoint(store, named, say) if resume else None
+        checkpoint = _load_checkpoint(store, named, inputs, folder, say) if resume else None
         return _run(inputs, folder, store, checkpoint, say)
 
 
@@ -79,16 +80,20 @@ def _run(
             progress = train(build_loop(inputs, plan, stream, marks, stop), progress)
             finished = progress.step >= plan.total_steps
             export = _export_final(inputs, marks, progress) if finished else None
-        except TunewrightError as error:
-            emit("run_finished", progress.step, outcome="failed", code=error.code, message=str(error))
+        except BaseException as error:
+            _report_failure(emit, progress, error)
             raise
         emit("run_finished", progress.step, outcome="done" if finished else "stopped")
     code = ExitCode.DONE if finished else ExitCode.PREEMPTED
     return RunResult(folder.path, code, progress, plan.total_steps, export)
 
 
-def _load_checkpoint(store: CheckpointStore, named: Path | None, say: Say) -> LoadedCheckpoint | None:
+def _load_checkpoint(
+    store: CheckpointStore, named: Path | None, inputs: Inputs, folder: RunFolder, say: Say
+) -> LoadedCheckpoint | None:
     if named is None and not store.steps():
+        if folder.config.exists():
+            check_same_settings(load_config(folder.config).config.model_dump(mode="json"), inputs.config)
         say("no checkpoint was saved yet: starting again from step 0")
         return None
     checkpoint = store.load(named)
@@ -130,5 +135,13 @@ def _announce(
         emit("run_started", 0, total_steps=plan.total_steps, model=plan.model, device=plan.device)
 
 
+def _report_failure(emit: Emit, progress: Progress, error: BaseException) -> None:
+    code = error.code if isinstance(error, TunewrightError) else "internal"
+    # A disk that takes no event must not hide the fault itself.
+    with suppress(OSError):
+        emit("run_finished", progress.step, outcome="failed", code=code, message=str(error) or repr(error))
+
+
 def _export_final(inputs: Inputs, marks: RunMarks, progress: Progress) -> Path:
+    marks.check_finite(progress.step)
     return marks.write_export("final", progress.step, merge=inputs.config.checkpoint.merge)

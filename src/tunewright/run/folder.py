@@ -75,9 +75,20 @@ def lock_folder(folder: RunFolder) -> Generator[None]:
         ) from error
     try:
         _take(handle, folder.path)
-        yield
+        try:
+            yield
+        except BaseException:
+            _remove_unused(folder.path)
+            raise
     finally:
         os.close(handle)
+
+
+def _remove_unused(path: Path) -> None:
+    """A run that failed before it wrote anything leaves no folder behind."""
+    if [item.name for item in path.iterdir()] == ["run.lock"]:
+        (path / "run.lock").unlink()
+        path.rmdir()
 
 
 def _take(handle: int, path: Path) -> None:
@@ -146,12 +157,17 @@ def newest_run(root: Path) -> RunFolder | None:
 
 @contextmanager
 def new_folder(final: Path) -> Generator[Path]:
-    """A temporary folder beside `final` that takes its name when the body succeeds, and goes otherwise."""
+    """A temporary folder beside `final` that takes its name when the body succeeds, and goes otherwise. What
+    had the name before is moved aside first and removed last, so that a crash loses neither."""
     temporary = final.with_name(f"tmp-{final.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        aside = final.with_name(f"old-{final.name}-{os.getpid()}")
+        if final.exists():
+            final.rename(aside)
         commit_folder(temporary, final)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 from tunewright.config.schema import RunConfig
 from tunewright.data.prepare import PreparedData, prepare_data
 from tunewright.data.templates import ChatTokenizer, load_tokenizer
+from tunewright.errors import ConfigError, ModelError
+from tunewright.models.arch import load_arch
 from tunewright.models.resolve import ModelFiles, resolve_model
 from tunewright.run.identity import examples_hash, model_hash
 
@@ -34,9 +36,12 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
     model = resolve_model(config.model.name, config.model.revision)
     for warning in model.warnings:
         say(f"warning: {warning}")
+    if config.model.revision and model.revision is None:
+        say(f"warning: model.revision is not used, {model.name} is not a hub model")
     template = base_dir / config.data.chat_template if config.data.chat_template else None
     tokenizer = load_tokenizer(model.folder, template)
     data = prepare_data(config.data, tokenizer, base_dir, config.train.seed)
+    _check_fits(data, model)
     return Inputs(
         config=config,
         model=model,
@@ -46,3 +51,30 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
         data_hash=examples_hash(data.train_sources),
         model_hash=model_hash(model.folder),
     )
+
+
+def _check_fits(data: PreparedData, model: ModelFiles) -> None:
+    """Positions and token ids must exist in the model, or training fails late or learns nonsense."""
+    arch = load_arch(model.folder)
+    examples = [example for source, _ in data.train_sources for example in source]
+    examples += data.eval_examples
+    longest = max(len(example) for example in examples)
+    if arch.max_positions is not None and longest > arch.max_positions:
+        raise ConfigError(
+            "a row is longer than the positions the model was made for",
+            where="data.seq_len",
+            got=f"a row of {longest:,} tokens",
+            expected=f"at most {arch.max_positions:,}",
+            hint=f"set data.seq_len to {arch.max_positions}, and data.overlong for longer rows",
+            code="config.positions",
+        )
+    largest = max(int(example.tokens_T.max()) for example in examples)
+    if largest >= arch.vocab_size:
+        raise ModelError(
+            "the tokenizer makes a token that the model has no embedding for",
+            where=model.name,
+            got=f"token id {largest}",
+            expected=f"below {arch.vocab_size}",
+            hint="use the tokenizer that belongs to the model",
+            code="model.vocabulary",
+        )

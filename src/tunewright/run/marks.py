@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,8 +12,9 @@ from typing import Any, Protocol
 
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.engines.protocol import Engine
+from tunewright.errors import EngineError
 from tunewright.evaluate.runner import run_evaluation
-from tunewright.files import write_json
+from tunewright.files import write_file, write_json
 from tunewright.run.folder import RunFolder, new_folder
 from tunewright.train.progress import Progress, RunningStep
 from tunewright.types import Batch, StepStats
@@ -51,14 +53,16 @@ class RunMarks:
     identity: Mapping[str, Any]
     run_state: Mapping[str, Any]
     losses: dict[int, float] = field(default_factory=dict[int, float])
+    last_loss: float = 0.0
 
     def step(self, done: RunningStep, stats: StepStats, seconds: float, skipped_steps: int) -> None:
         """Emit the step event with the one metric vocabulary."""
         sums = stats.sums
+        self.last_loss = sums.loss / max(sums.weight, 1e-30)
         self.emit(
             "step",
             done.progress.step,
-            loss=sums.loss / max(sums.weight, 1e-30),
+            loss=self.last_loss,
             learning_rate=done.learning_rate,
             gradient_norm=stats.gradient_norm,
             tokens_per_second=done.batch.tokens / max(seconds, 1e-9),
@@ -90,7 +94,10 @@ class RunMarks:
         )
 
     def save(self, progress: Progress) -> None:
-        """Save a resumable checkpoint, ranked by the held-out loss of this step if there is one."""
+        """Save a resumable checkpoint, ranked by the held-out loss of this step if there is one. While the
+        loss is not finite nothing is saved: ruined weights would push good checkpoints out."""
+        if not self._is_finite(progress.step, "checkpoint"):
+            return
         saved = self.store.save(
             progress.step,
             self.engine.snapshot(),
@@ -101,7 +108,9 @@ class RunMarks:
         self.emit("checkpoint", progress.step, path=str(saved.path), bytes=saved.bytes, seconds=saved.seconds)
 
     def export(self, progress: Progress) -> None:
-        """Write a servable export of this step and drop the oldest ones."""
+        """Write a servable export of this step and drop the oldest; none while the loss is not finite."""
+        if not self._is_finite(progress.step, "export"):
+            return
         self.write_export(f"step-{progress.step:06d}", progress.step, merge=False)
         steps = sorted(self.folder.exports.glob("step-*"))
         for old in steps[: -self.keep_exports]:
@@ -115,14 +124,32 @@ class RunMarks:
             certificate = self.engine.export(folder, merge=merge)
             self._copy_tokenizer(folder)
             write_json(folder / "certificate.json", {"step": step, **certificate})
-            shutil.rmtree(final, ignore_errors=True)
         kind = "adapter" if (final / "adapter_config.json").exists() else "model"
         self.emit("export", step, path=str(final), kind=kind, seconds=perf_counter() - started)
         return final
 
+    def check_finite(self, step: int) -> None:
+        """Raise EngineError (`engine.diverged`) when the last loss was not finite."""
+        if not math.isfinite(self.last_loss):
+            raise EngineError(
+                "the run ended with a loss that is not finite",
+                where=f"step {step}",
+                got=f"loss {self.last_loss}",
+                hint="lower train.learning_rate; an earlier checkpoint can be resumed with --resume PATH",
+                code="engine.diverged",
+            )
+
+    def _is_finite(self, step: int, what: str) -> bool:
+        if math.isfinite(self.last_loss):
+            return True
+        self.emit("warning", step, message=f"no {what} at step {step}: the loss is {self.last_loss}")
+        return False
+
     def _copy_tokenizer(self, folder: Path) -> None:
-        for name in TOKENIZER_FILES:
-            if (self.model_folder / name).exists():
-                shutil.copyfile(self.model_folder / name, folder / name)
+        files = {name: self.model_folder / name for name in TOKENIZER_FILES}
         if self.chat_template:
-            shutil.copyfile(self.chat_template, folder / "chat_template.jinja")
+            files["chat_template.jinja"] = self.chat_template
+        for name, source in files.items():
+            # Exports of whole models come with a generation_config.json of their own.
+            if source.exists() and not (folder / name).exists():
+                write_file(folder / name, [source.read_bytes()])

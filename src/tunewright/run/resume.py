@@ -40,23 +40,34 @@ def load_request(
     return load_config(folder.config, overrides=overrides)
 
 
-def find_run(resume: str, *, out: Path | None) -> tuple[RunFolder, Path | None]:
+def find_run(resume: str, *, out: Path | None, name: str | None = None) -> tuple[RunFolder, Path | None]:
     """The run folder to go on in, and the checkpoint folder when one was named.
 
-    resume: `auto` for the folder `out` or the newest run below runs/; else a run or checkpoint folder.
-    Raises RunError (`run.nothing-to-resume`) when there is none.
+    resume: `auto` for the folder `out`, else runs/<name>, else the newest run below runs/; or a run or
+    checkpoint folder. Raises RunError (`run.nothing-to-resume`) when there is none, ConfigError
+    (`config.two-folders`) when `out` says otherwise.
     """
     if resume == "auto":
-        run = RunFolder(out) if out else newest_run(RUNS)
+        wanted = out or (RUNS / name if name else None)
+        run = RunFolder(wanted) if wanted else newest_run(RUNS)
         if run is None or not run.holds_run():
-            raise _nothing_to_resume(str(out or RUNS))
+            raise _nothing_to_resume(str(wanted or RUNS))
         return run, None
     path = Path(resume)
-    if (path / "manifest.json").exists():
-        return RunFolder(path.resolve().parent.parent), path
-    if not RunFolder(path).holds_run():
+    named = (path / "manifest.json").exists()
+    run = RunFolder(path.resolve().parent.parent if named else path)
+    if not run.holds_run():
         raise _nothing_to_resume(resume)
-    return RunFolder(path), None
+    if out is not None and out.resolve() != run.path.resolve():
+        raise ConfigError(
+            "a run goes on in its own folder",
+            where="--out",
+            got=str(out),
+            expected=str(run.path),
+            hint="leave --out away",
+            code="config.two-folders",
+        )
+    return run, path if named else None
 
 
 def _nothing_to_resume(where: str) -> RunError:
@@ -82,7 +93,7 @@ def check_same_settings(before: Mapping[str, Any], now: RunConfig) -> None:
             code="config.resume-conflict",
         )
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith((*FREE_SETTINGS, *AMENDABLE))
+        if old.get(key) != new.get(key) and not _may_change(key)
     ]
     if errors:
         raise ConfigErrors(errors)
@@ -109,6 +120,12 @@ def _check_same(kind: str, what: str, checkpoint: Path, before: str, now: str) -
         expected=before[:12],
         hint=f"restore the {kind} of the run, or start a new run",
         code=f"checkpoint.other-{kind}",
+    )
+
+
+def _may_change(key: str) -> bool:
+    return any(
+        key.startswith(name) if name.endswith(".") else key == name for name in (*FREE_SETTINGS, *AMENDABLE)
     )
 
 

@@ -29,6 +29,6 @@ class Guard:
             where=f"step {step}",
             got=f"gradient_norm {stats.gradient_norm}",
             expected="a finite number",
-            hint="lower train.learning_rate, or use train.precision: fp32; the last checkpoint is intact",
+            hint="lower train.learning_rate, or use train.precision: fp32",
             code="engine.diverged",
         )

@@ -37,7 +37,8 @@ def test_check_prints_every_fault_and_exits_1(folder, capsys):
     assert captured.out == ""
     assert captured.err.splitlines() == [
         "error[config.unknown-key]: adapter.rnk (run.yaml:4): not a setting; did you mean adapter.rank?",
-        "error[config.wrong-value]: train.epochs (run.yaml:5): out of range, got 0, expected a number above 0",
+        "error[config.wrong-value]: train.epochs (run.yaml:5): out of range, got 0, "
+        "expected a number above 0",
     ]
 
 

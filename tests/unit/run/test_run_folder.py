@@ -42,6 +42,21 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "run/run.lock").read_text())["pid"] == os.getpid()
 
 
+def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    def fail(*names: str) -> None:
+        with lock_folder(RunFolder(tmp_path / "run")):
+            for name in names:
+                (tmp_path / "run" / name).touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ZeroDivisionError):
+        fail("events.jsonl")
+    assert (tmp_path / "run/events.jsonl").exists()
+
+
 def test_only_a_new_or_empty_folder_is_unused(tmp_path: Path) -> None:
     check_unused(RunFolder(tmp_path / "new"))
     (tmp_path / "empty").mkdir()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tunewright.config.schema import RunConfig
-from tunewright.errors import ConfigErrors, RunError
+from tunewright.errors import ConfigError, ConfigErrors, RunError
 from tunewright.run.disk import named_disk_errors
 from tunewright.run.folder import RunFolder
 from tunewright.run.identity import examples_hash, model_hash
@@ -34,6 +34,12 @@ def test_every_conflict_is_named() -> None:
     ]
 
 
+def test_what_is_trained_on_may_not_change() -> None:
+    before = config().model_dump(mode="json")
+    with pytest.raises(ConfigErrors, match=r"data\.train_on"):
+        check_same_settings(before, config(data={"train": "x.json", "train_on": "all"}))
+
+
 def test_when_to_look_and_save_may_change() -> None:
     before = config().model_dump(mode="json")
     now = config(
@@ -50,6 +56,10 @@ def test_a_run_is_found_by_folder_or_by_checkpoint(tmp_path: Path) -> None:
     assert find_run("auto", out=tmp_path / "run") == (RunFolder(tmp_path / "run"), None)
     assert find_run(str(tmp_path / "run"), out=None) == (RunFolder(tmp_path / "run"), None)
     assert find_run(str(step), out=None) == (RunFolder(tmp_path / "run"), step)
+    with pytest.raises(ConfigError, match="its own folder"):
+        find_run(str(step), out=tmp_path / "other")
+    with pytest.raises(RunError, match="mine"):
+        find_run("auto", out=None, name="mine")
     with pytest.raises(RunError, match="no run to resume"):
         find_run(str(tmp_path), out=None)
     with pytest.raises(RunError, match="no run to resume"):
