@@ -14,6 +14,7 @@ import typer
 from tunewright.cli.demo_view import Answered, DemoView
 
 if TYPE_CHECKING:
+    from tunewright.config.load import LoadedConfig
     from tunewright.data.templates import ChatTokenizer
     from tunewright.inference.generator import Generator
     from tunewright.run.build import RunResult
@@ -28,7 +29,7 @@ def command(
     ] = None,
     engine: Annotated[str, typer.Option(help="Engine that trains: auto or torch.")] = "auto",
     eval_seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out questions.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/demo-<time>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: a new one below runs/.")] = None,
 ) -> None:
     """Fine-tune the bundled model on a small skill: offline, on two CPU cores, in about a minute.
 
@@ -39,6 +40,7 @@ def command(
     from tunewright.data.templates import load_tokenizer
 
     started = perf_counter()
+    loaded = _load_config(steps, engine)
     rows = held_out_rows(eval_seed, HELD_OUT_ROWS)
     view = DemoView(sys.stdout)
     view.open(rows, eval_seed, _sample_rows())
@@ -46,7 +48,7 @@ def command(
 
     before, seconds = _answer(rows, None, tokenizer)
     view.base_score(rows, before, seconds)
-    result = _train(steps, engine, out)
+    result = _train(loaded, out)
     if result.export is None:
         view.stopped(result.folder)
         raise typer.Exit(int(result.exit_code))
@@ -97,17 +99,22 @@ def _load_generator(adapter: Path | None) -> Generator:
     return load_generator(resolve_model("builtin:tiny"), adapter, device="cpu", dtype="fp32")
 
 
-def _train(steps: int | None, engine: str, out: Path | None) -> RunResult:
-    """Exactly what `tunewright train` does with the preset `demo` and the bundled rows."""
+def _load_config(steps: int | None, engine: str) -> LoadedConfig:
     from tunewright.assets.files import DATE_SAMPLES
-    from tunewright.cli.run_lines import say
     from tunewright.config.load import load_config
-    from tunewright.run.build import run_training
 
     overrides = ["preset=demo", f"data.train={DATE_SAMPLES}", f"engine={engine}"]
     if steps is not None:
         overrides.append(f"train.max_steps={steps}")
-    return run_training(load_config(None, overrides=overrides), out=out, resume=None, say=say)
+    return load_config(None, overrides=overrides)
+
+
+def _train(loaded: LoadedConfig, out: Path | None) -> RunResult:
+    """Exactly what `tunewright train` does with the preset `demo` and the bundled rows."""
+    from tunewright.cli.run_lines import say
+    from tunewright.run.build import run_training
+
+    return run_training(loaded, out=out, resume=None, say=say)
 
 
 def _losses(folder: Path) -> list[float]:

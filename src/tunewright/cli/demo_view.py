@@ -140,10 +140,16 @@ def next_commands(question: str, export: Path) -> list[str]:
         "# ask the tuned model yourself",
         f'tunewright generate {export} --prompt "{question}"',
         "# see which tokens of a row are trained",
-        f"tunewright data show {DATE_SAMPLES} --row 1 --model builtin:tiny",
+        f"tunewright data show {_from_here(DATE_SAMPLES)} --row 1 --model builtin:tiny",
         "# train on rows of your own",
         r"printf 'preset: demo\ndata: {train: YOUR_ROWS.jsonl}\n' > run.yaml && tunewright train run.yaml",
     ]
+
+
+def _from_here(path: Path) -> Path:
+    """The shorter spelling of a path below the current folder."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _mark(right: bool) -> str:
