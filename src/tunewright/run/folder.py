@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -86,9 +86,11 @@ def lock_folder(folder: RunFolder) -> Generator[None]:
 
 def _remove_unused(path: Path) -> None:
     """A run that failed before it wrote anything leaves no folder behind."""
-    if [item.name for item in path.iterdir()] == ["run.lock"]:
-        (path / "run.lock").unlink()
-        path.rmdir()
+    # The folder may be gone or not ours to change; neither may hide why the run failed.
+    with suppress(OSError):
+        if [item.name for item in path.iterdir()] == ["run.lock"]:
+            (path / "run.lock").unlink()
+            path.rmdir()
 
 
 def _take(handle: int, path: Path) -> None:
