@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tunewright.assets.files import DATE_SAMPLES
+from tunewright.cli.program import program_name
 
 SHOWN_ROWS = 8
 PLOT_WIDTH, PLOT_HEIGHT = 60, 8
@@ -61,7 +62,7 @@ class DemoView:
 
     def stopped(self, folder: Path) -> None:
         """The training was interrupted."""
-        self._print(f"\n  stopped; go on with: tunewright train --resume {folder}")
+        self._print(f"\n  stopped; go on with: {program_name()} train --resume {folder}")
 
     def close(
         self, answered: Sequence[Answered], losses: Sequence[float], seconds: float, export: Path
@@ -136,13 +137,15 @@ def shown(answer: str, width: int) -> str:
 
 def next_commands(question: str, export: Path) -> list[str]:
     """Three commands that go on from here, each under a line that says what it does."""
+    program = program_name()
     return [
         "# ask the tuned model yourself",
-        f'tunewright generate {export} --prompt "{question}"',
+        f'{program} generate {export} --prompt "{question}"',
         "# see which tokens of a row are trained",
-        f"tunewright data show {_from_here(DATE_SAMPLES)} --row 1 --model builtin:tiny",
+        f"{program} data show {_from_here(DATE_SAMPLES)} --row 1 --model builtin:tiny",
         "# train on rows of your own",
-        r"printf 'preset: demo\ndata: {train: YOUR_ROWS.jsonl}\n' > run.yaml && tunewright train run.yaml",
+        r"printf 'preset: demo\ndata: {train: YOUR_ROWS.jsonl}\n' > run.yaml && "
+        + f"{program} train run.yaml",
     ]
 
 

@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from tunewright.cli.program import program_name
 from tunewright.run.build import RunResult
 
 
@@ -21,8 +22,8 @@ def print_result(result: RunResult) -> None:
     if result.export is None:
         say(f"stopped at step {progress.step:,} of {result.total_steps:,}; everything up to it is saved")
         # Without the run file: the folder has it with every override of the command line.
-        say(f"go on with: {shlex.join(['tunewright', 'train', '--resume', str(result.folder)])}")
+        say(f"go on with: {shlex.join([program_name(), 'train', '--resume', str(result.folder)])}")
         return
     say(f"done: {progress.step:,} steps, {progress.tokens:,} tokens, {progress.skipped_steps} steps skipped")
-    say(f"try it with: tunewright chat {result.export}")
+    say(f"try it with: {program_name()} chat {result.export}")
     typer.echo(result.export)
