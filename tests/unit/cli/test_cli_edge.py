@@ -84,6 +84,8 @@ def test_ctrl_c_is_one_line_and_130():
     process = python(
         "import os, signal, sys\n"
         "from tunewright.cli.edge import exit_code_of\n"
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def run(): os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
         "sys.exit(exit_code_of(run))"
     )
