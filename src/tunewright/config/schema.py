@@ -141,6 +141,12 @@ class DataConfig(Section):
     thinking: Literal["as_at_inference", "last_only", "drop"] = "as_at_inference"
     """Reasoning of earlier turns where the template drops it: render every turn as inference would see it,
     train the last turn only, or leave reasoning out."""
+    loading: Literal["auto", "memory", "indexed"] = "auto"
+    """Where rows are held: in `memory`, tokenised and checked before the first step, or `indexed`: read and
+    tokenised when their turn comes, for files larger than memory. `auto` takes `indexed` above 256 MiB of
+    files."""
+    window: Annotated[int, Field(ge=1)] = 10_000
+    """Rows shuffled among each other where the data comes through a pipe and cannot be read out of order."""
     chat_template: str | None = None
     """File with a Jinja chat template that replaces the model's own."""
 
@@ -149,9 +155,13 @@ class TrainConfig(Section):
     epochs: Annotated[float, Field(gt=0)] = 3
     """Passes over the training data. `max_steps` ends earlier when set."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps after which training ends, whatever `epochs` says."""
+    """Optimizer steps after which training ends, whatever `epochs` says. Data that can be read only once
+    needs it."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Examples (conversations) per optimizer step, over all devices."""
+    tokens_per_batch: Annotated[int, Field(ge=8)] | None = None
+    """Tokens per optimizer step instead: examples are taken in order as long as they fit, one at least.
+    `batch_size` is not used then."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Rows of `seq_len` tokens that go through the model at once. Lower it to save memory; the loss stays the
     same."""
@@ -193,13 +203,31 @@ class CheckpointConfig(Section):
     keep: Annotated[int, Field(ge=1)] = 3
     """Newest checkpoints kept."""
     keep_best: bool = True
-    """Also keep the checkpoint with the lowest held-out loss."""
+    """Also keep the checkpoint that is best by `best_metric`."""
+    best_metric: Literal["valid_loss", "perplexity", "valid_token_accuracy"] = "valid_loss"
+    """Held-out metric that says which checkpoint is best."""
+    best_mode: Literal["auto", "min", "max"] = "auto"
+    """Whether the lowest or the highest value is best. `auto` knows it for each metric."""
     export_every: Literal["epoch", "never"] | Annotated[int, Field(ge=1)] = "epoch"
     """Write a servable adapter after each epoch, every N steps, or only at the end (`never`)."""
     keep_exports: Annotated[int, Field(ge=1)] = 3
     """Newest exports kept beside the final one."""
     merge: bool = False
     """The final export holds merged weights instead of an adapter."""
+
+
+class GuardConfig(Section):
+    spike: Literal["warn", "skip", "off"] = "warn"
+    """What happens when loss or gradient norm jumps far above the steps before: `warn` says so, `skip` also
+    leaves the step out, before it reaches a weight. A step that is not finite is always left out."""
+    rollbacks: Annotated[int, Field(ge=0)] = 1
+    """How often a run may go back to its last checkpoint after three bad steps in a row. The rows since then
+    are passed over. After that it ends with an error."""
+    first_step_seconds: Annotated[float, Field(gt=0)] = 1800
+    """A first step that takes longer counts as hung: the stacks are written down and the run ends with exit
+    code 6."""
+    step_seconds: Annotated[float, Field(gt=0)] = 300
+    """The same for every later step, evaluation batch and save."""
 
 
 class EvaluateConfig(Section):
@@ -237,6 +265,8 @@ class RunConfig(Section):
     """Devices and how they share the work."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Resumable checkpoints and servable exports."""
+    guard: GuardConfig = GuardConfig()
+    """What happens to bad steps and to a run that hangs."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Held-out evaluation."""
     track: tuple[Literal["console"], ...] = ("console",)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from tunewright.config.schema import DataConfig, SourceConfig
+from tunewright.data.example_rows import ExampleRows, MemoryRows
 from tunewright.data.holdout import PreparedRow, choose_held_out, fingerprint
 from tunewright.data.length import fit_length
 from tunewright.data.mask import RenderedRow, render_row
@@ -32,12 +33,12 @@ _WHAT = {
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Tokenised data. train_sources: the examples of each source and its weight, ready for StepStream.
+    """Tokenised data. train_sources: the rows of each source and its weight, ready for StepStream.
 
     errors: the first faults, for a message; the report counts all of them.
     """
 
-    train_sources: tuple[tuple[list[Example], float], ...]
+    train_sources: tuple[tuple[ExampleRows, float], ...]
     eval_examples: tuple[Example, ...]
     report: DataReport
     errors: tuple[DataError, ...] = ()
@@ -128,7 +129,7 @@ class _Survey:
         self._count_duplicates(train, prints)
         share = self._data.eval if isinstance(self._data.eval, float) else 0.0
         held = choose_held_out(prints, share=share, seed=seed)
-        train_sources: list[tuple[list[Example], float]] = []
+        train_sources: list[tuple[ExampleRows, float]] = []
         eval_rows = [row for source in self._sources if source.use == "eval" for row in source.rows]
         train_rows = 0
         for source, out in zip(train, held, strict=True):
@@ -136,10 +137,9 @@ class _Survey:
             eval_rows += [row for row, is_out in zip(source.rows, out, strict=True) if is_out]
             train_rows += len(kept)
             if kept:
-                examples = [example for row in kept for example in row]
-                train_sources.append((examples, source.read.config.weight))
+                train_sources.append((MemoryRows(kept), source.read.config.weight))
         eval_examples = tuple(example for row in eval_rows for example in row)
-        used = chain(*(examples for examples, _ in train_sources), eval_examples)
+        used = chain(*(rows.known() for rows, _ in train_sources), eval_examples)
         report = self._report(used, train_rows, len(eval_rows))
         return PreparedData(tuple(train_sources), eval_examples, report, tuple(self._errors))
 

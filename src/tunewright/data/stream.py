@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tunewright.data.collate import BatchShape, collate
+from tunewright.data.example_rows import ExampleRows
 from tunewright.data.shard import EpochOrder
 from tunewright.errors import DataError
 from tunewright.types import Batch, Example, StepBatch
@@ -22,14 +22,13 @@ _EVAL_WINDOW = 256
 class StepStream:
     """Steps of `batch_size` rows in the order of (seed, epoch, index).
 
-    Consecutive examples with the same `source` are the parts of one row and always fall in one step. A
-    step never crosses an epoch; the last one of an epoch may hold fewer rows. A source of n rows and
-    weight w fills round(w·n) of the rows of every epoch.
+    All parts of a row fall in one step. A step never crosses an epoch; the last one of an epoch may hold
+    fewer rows. A source of n rows and weight w fills round(w·n) of the rows of every epoch.
     """
 
     def __init__(
         self,
-        sources: Sequence[tuple[Sequence[Example], float]],
+        sources: Sequence[tuple[ExampleRows, float]],
         *,
         batch_size: int,
         micro_batch_size: int,
@@ -38,11 +37,8 @@ class StepStream:
         seed: int,
         pad_id: int,
     ) -> None:
-        self._examples = tuple(examples for examples, _ in sources)
-        self._starts = tuple(row_starts(examples) for examples in self._examples)
-        counts = [
-            (len(starts) - 1, weight) for starts, (_, weight) in zip(self._starts, sources, strict=True)
-        ]
+        self._sources = tuple(rows for rows, _ in sources)
+        counts = [(len(rows), weight) for rows, weight in sources]
         self._order = EpochOrder(counts, seed)
         self._batch_size = batch_size
         self._shape = BatchShape(micro_batch_size, seq_len, packing, pad_id)
@@ -86,8 +82,7 @@ class StepStream:
         )
 
     def _row(self, source: int, row: int) -> Sequence[Example]:
-        starts = self._starts[source]
-        return self._examples[source][int(starts[row]) : int(starts[row + 1])]
+        return self._sources[source].row(row)
 
 
 def eval_batches(
@@ -97,16 +92,6 @@ def eval_batches(
     shape = BatchShape(micro_batch_size, seq_len, packing, pad_id)
     windows = (examples[at : at + _EVAL_WINDOW] for at in range(0, len(examples), _EVAL_WINDOW))
     return [batch for window in windows for batch in collate(window, shape)]
-
-
-def row_starts(examples: Sequence[Example]) -> NDArray[np.int64]:
-    """Index of the first example of each row, and the number of examples at the end."""
-    starts = [
-        index
-        for index, example in enumerate(examples)
-        if index == 0 or example.source != examples[index - 1].source
-    ]
-    return np.asarray([*starts, len(examples)], dtype=np.int64)
 
 
 def _check_slots(counts: Sequence[tuple[int, float]], slots: Sequence[int]) -> None:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
-from tunewright.types import Example
+from tunewright.data.example_rows import ExampleRows
 
 SAMPLED_PAGES = 256
 PAGE_BYTES = 4096
 
 
-def examples_hash(sources: Iterable[tuple[Sequence[Example], float]]) -> str:
-    """sha256 over every token, loss weight and source weight in order: tokenizer and template included."""
+def examples_hash(sources: Iterable[tuple[ExampleRows, float]]) -> str:
+    """sha256 over what each source says of its rows, in order."""
     digest = hashlib.sha256()
-    for examples, weight in sources:
-        digest.update(f"source {len(examples)} {weight!r}\n".encode())
-        for example in examples:
-            digest.update(len(example).to_bytes(8, "little"))
-            digest.update(np.ascontiguousarray(example.tokens_T, dtype="<i4").data)
-            digest.update(np.ascontiguousarray(example.weights_T, dtype="<f4").data)
+    for rows, weight in sources:
+        rows.update_digest(digest, weight)
     return digest.hexdigest()
 
 

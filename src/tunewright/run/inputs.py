@@ -56,7 +56,7 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
 def _check_fits(data: PreparedData, model: ModelFiles) -> None:
     """Positions and token ids must exist in the model, or training fails late or learns nonsense."""
     arch = load_arch(model.folder)
-    examples = [example for source, _ in data.train_sources for example in source]
+    examples = [example for rows, _ in data.train_sources for example in rows.known()]
     examples += data.eval_examples
     longest = max(len(example) for example in examples)
     if arch.max_positions is not None and longest > arch.max_positions:

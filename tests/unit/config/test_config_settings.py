@@ -33,7 +33,7 @@ def test_only_model_and_data_are_required():
 
 def test_the_number_of_settings_stays_small():
     # A budget, not a fact: whoever raises it has looked for one to drop first.
-    assert sum(not setting.section for setting in list_settings()) <= 60
+    assert sum(not setting.section for setting in list_settings()) <= 75
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_every_row_is_accounted_for(tmp_path: Path, tokenizer: ChatTokenizer) ->
     check_sums(prepared)
     assert (report.rows_read, report.rows_kept, report.train_rows, report.eval_rows) == (3, 3, 2, 1)
     assert report.sources[0].format == "messages"
-    examples = [example for source, _ in prepared.train_sources for example in source]
+    examples = [example for rows, _ in prepared.train_sources for example in rows.known()]
     everything = [*examples, *prepared.eval_examples]
     assert report.tokens == sum(len(example) for example in everything)
     assert report.trained_tokens == sum(int((e.weights_T > 0).sum()) for e in everything)
@@ -134,7 +134,7 @@ def test_duplicates_are_counted_and_never_leak_into_the_held_out_rows(
     data = DataConfig(train="rows.jsonl", eval=0.2)  # type: ignore[arg-type]
     prepared = survey_data(data, tokenizer, tmp_path, seed=0)
     assert prepared.report.duplicate_rows == 15
-    train = {example.tokens_T.tobytes() for source, _ in prepared.train_sources for example in source}
+    train = {example.tokens_T.tobytes() for rows, _ in prepared.train_sources for example in rows.known()}
     assert not train & {example.tokens_T.tobytes() for example in prepared.eval_examples}
 
 

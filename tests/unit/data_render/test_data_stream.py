@@ -7,25 +7,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunewright.data.example_rows import MemoryRows
 from tunewright.data.stream import StepStream, eval_batches
 from tunewright.errors import DataError
 from tunewright.types import Example, SourceRef, StepBatch
 
 
-def make_rows(count: int, name: str = "a", parts: int = 1) -> list[Example]:
+def make_rows(count: int, name: str = "a", parts: int = 1) -> MemoryRows:
     rng = np.random.default_rng(count)
-    examples: list[Example] = []
+    rows: list[list[Example]] = []
     for line in range(1, count + 1):
+        examples: list[Example] = []
         for part in range(parts):
             length = int(rng.integers(2, 9))
             tokens_T = np.full(length, line * 10 + part, np.int32)
             weights_T = np.ones(length, np.float32)
             weights_T[0] = 0
             examples.append(Example(tokens_T, weights_T, SourceRef(name, line)))
-    return examples
+        rows.append(examples)
+    return MemoryRows(rows)
 
 
-def make_stream(*sources: tuple[list[Example], float], **settings: object) -> StepStream:
+def make_stream(*sources: tuple[MemoryRows, float], **settings: object) -> StepStream:
     values = {"batch_size": 4, "micro_batch_size": 2, "seq_len": 8, "packing": True, "seed": 0, "pad_id": 0}
     return StepStream(sources, **{**values, **settings})  # type: ignore[arg-type]
 
@@ -110,7 +113,7 @@ def test_packing_changes_neither_rows_nor_sums() -> None:
 def test_sums_of_a_step() -> None:
     weights_T = np.array([0, 0, 0.5, 1], np.float32)
     row = Example(np.arange(4, dtype=np.int32), weights_T, SourceRef("a", 1))
-    step = next(make_stream(([row], 1.0)).steps())
+    step = next(make_stream((MemoryRows([[row]]), 1.0)).steps())
     assert (step.loss_weight, step.loss_tokens, step.tokens, step.examples) == (1.5, 2, 4, 1)
 
 
@@ -121,7 +124,7 @@ def test_the_global_random_state_is_untouched() -> None:
 
 
 def test_eval_batches_hold_each_example_once() -> None:
-    rows = make_rows(600)
+    rows = list(make_rows(600).known())
     batches = eval_batches(rows, micro_batch_size=4, seq_len=8, packing=True, pad_id=0)
     assert sum(len(lengths) for batch in batches for lengths in batch.doc_lengths) == 600
     assert sum(batch.weights_BT.sum() for batch in batches) == sum(row.weights_T.sum() for row in rows)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tunewright.config.schema import RunConfig
+from tunewright.data.example_rows import MemoryRows
 from tunewright.errors import ConfigError, ConfigErrors, RunError
 from tunewright.run.disk import named_disk_errors
 from tunewright.run.folder import RunFolder
@@ -66,19 +67,23 @@ def test_a_run_is_found_by_folder_or_by_checkpoint(tmp_path: Path) -> None:
         find_run("auto", out=tmp_path / "other")
 
 
+def rows_of(*examples: Example) -> MemoryRows:
+    return MemoryRows([one] for one in examples)
+
+
 def example(*tokens: int, weight: float = 1.0) -> Example:
     weights = np.full(len(tokens), weight, dtype=np.float32)
     return Example(np.array(tokens, dtype=np.int32), weights, SourceRef("f", 1))
 
 
 def test_the_data_hash_sees_tokens_weights_order_and_source_weights() -> None:
-    base = examples_hash([([example(1, 2), example(3)], 1.0)])
-    assert base == examples_hash([([example(1, 2), example(3)], 1.0)])
+    base = examples_hash([(rows_of(example(1, 2), example(3)), 1.0)])
+    assert base == examples_hash([(rows_of(example(1, 2), example(3)), 1.0)])
     others = [
-        [([example(3), example(1, 2)], 1.0)],
-        [([example(1, 2), example(3)], 2.0)],
-        [([example(1, 2, weight=0.5), example(3)], 1.0)],
-        [([example(1), example(2, 3)], 1.0)],
+        [(rows_of(example(3), example(1, 2)), 1.0)],
+        [(rows_of(example(1, 2), example(3)), 2.0)],
+        [(rows_of(example(1, 2, weight=0.5), example(3)), 1.0)],
+        [(rows_of(example(1), example(2, 3)), 1.0)],
     ]
     assert base not in {examples_hash(other) for other in others}
 

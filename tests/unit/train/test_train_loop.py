@@ -17,6 +17,7 @@ from engine_cases import build_spec, draw_documents
 from numpy_engine import NumpyEngine, initial_values
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.config.schema import CheckpointConfig, EvaluateConfig, TrainConfig
+from tunewright.data.example_rows import MemoryRows
 from tunewright.data.stream import StepStream
 from tunewright.errors import EngineError
 from tunewright.evaluate.runner import run_evaluation
@@ -69,7 +70,13 @@ def _stream() -> StepStream:
         Example(tokens, weights, SourceRef("a", at)) for at, (tokens, weights) in enumerate(documents)
     ]
     return StepStream(
-        [(examples, 1.0)], batch_size=4, micro_batch_size=1, seq_len=16, packing=True, seed=3, pad_id=0
+        [(MemoryRows([e] for e in examples), 1.0)],
+        batch_size=4,
+        micro_batch_size=1,
+        seq_len=16,
+        packing=True,
+        seed=3,
+        pad_id=0,
     )
 
 
