@@ -3,79 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
 
-import torch
-from transformers import PreTrainedModel
-
-from tunewright.engines.torch.device import detect_device, raise_out_of_memory
-from tunewright.engines.torch.export import load_adapter
-from tunewright.engines.torch.load import load_model, set_attention
-from tunewright.engines.torch.lora import add_adapter
-from tunewright.engines.torch.precision import DTYPES, check_precision
+from tunewright.engines.registry import detect_device, resolve_engine
 from tunewright.errors import ConfigError
 from tunewright.inference.decoder import Decoder
 from tunewright.inference.sampling import Sampler, SamplingOptions
-from tunewright.models.adapter_files import read_adapter
-from tunewright.models.arch import Arch, load_arch
+from tunewright.models.arch import load_arch
 from tunewright.models.resolve import ModelFiles
+
+DECODERS: dict[str, str] = {
+    "torch": "tunewright.inference.torch_decoder",
+    "mlx": "tunewright.inference.mlx_decoder",
+}
+"""Engine → the module whose `load_decoders` loads a model for it; imported only when asked for."""
 
 BATCH_TOKENS = 16_384
 """Most tokens of one batch, padding and answers included; bounds the memory of the key-value cache."""
 
-_Input = TypeVar("_Input")
-
 
 def load_generator(
-    model: ModelFiles, adapter: Path | None, *, device: str = "auto", dtype: str = "auto"
+    model: ModelFiles,
+    adapter: Path | None,
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Generator:
     """Load the model, and on top of it the PEFT adapter in folder `adapter`.
 
     dtype: fp32, bf16, fp16; `auto` is bf16 on a GPU that has it and fp32 elsewhere. Raises ModelError for a
-    bad model or adapter, EngineError for what the device lacks.
+    bad model or adapter, EngineError for an engine that is not installed or what the device lacks.
     """
-    facts = detect_device(device)
-    place = torch.device(facts.device)
+    name = resolve_engine(engine)
+    facts = detect_device(name, device)
     if dtype == "auto":
-        dtype = "bf16" if place.type != "cpu" and "bf16" in facts.dtypes else "fp32"
-    check_precision(dtype, dtype, place)
-    arch = load_arch(model.folder)
-    with raise_out_of_memory(place):
-        base = load_model(model.folder, dtype=DTYPES[dtype], device=place)
-        # The fused kernels of torch leave a soft cap out, and do so silently.
-        if arch.attention_soft_cap is None and getattr(base, "_supports_sdpa", False):
-            set_attention(base, "sdpa")
-        if adapter is not None:
-            config = read_adapter(adapter).config
-            add_adapter(base, config, seed=0)
-            load_adapter(base, adapter, config)
-            _store_as(base, DTYPES[dtype])
-        return Generator(base.requires_grad_(False).eval(), arch)
+        dtype = "bf16" if facts.device != "cpu" and "bf16" in facts.dtypes else "fp32"
+    module = import_module(DECODERS[name])
+    decoders = module.load_decoders(model.folder, adapter, device=facts.device, dtype=dtype)
+    return Generator(decoders, load_arch(model.folder).max_positions)
 
 
 class Generator:
     """A loaded model that answers. Token ids in, token ids out; the stop token is not part of an answer."""
 
-    def __init__(self, model: PreTrainedModel, arch: Arch) -> None:
-        self._model = model
-        self._max_positions = arch.max_positions
+    def __init__(self, decoders: Callable[[], Decoder], max_positions: int | None) -> None:
+        self._decoders = decoders
+        self._max_positions = max_positions
 
     def stream(
         self, prompt_ids: Sequence[int], options: SamplingOptions, stop_ids: Sequence[int]
     ) -> Iterator[int]:
         """Tokens of one answer as they come. Raises ConfigError for a prompt that is empty or too long."""
         limit = self._room(prompt_ids, options)
-        sampler, decoder = Sampler(options, [0]), Decoder(self._model, pad_id=0)
-        logits_BV = self._run(decoder.start, [prompt_ids])
+        sampler, decoder = Sampler(options, [0]), self._decoders()
+        logits = decoder.start([prompt_ids])
         for count in range(1, limit + 1):
-            token_B = sampler.choose(logits_BV, [0])
-            token = int(token_B.item())
+            token_B = sampler.choose(logits, [0])
+            token = int(token_B[0])
             if token in stop_ids:
                 return
             yield token
             if count < limit:
-                logits_BV = self._run(decoder.next, token_B)
+                logits = decoder.next(token_B)
 
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], options: SamplingOptions, stop_ids: Sequence[int]
@@ -100,10 +91,10 @@ class Generator:
         stop_ids: frozenset[int],
         answers: list[list[int]],
     ) -> None:
-        decoder = Decoder(self._model, pad_id=0)
-        logits_BV = self._run(decoder.start, [prompts[row] for row in rows])
+        decoder = self._decoders()
+        logits = decoder.start([prompts[row] for row in rows])
         while True:
-            tokens_B = sampler.choose(logits_BV, rows)
+            tokens_B = sampler.choose(logits, rows)
             going: list[int] = []
             for place, (row, token) in enumerate(zip(rows, tokens_B.tolist(), strict=True)):
                 if token not in stop_ids:
@@ -113,10 +104,9 @@ class Generator:
             if not going:
                 return
             if len(going) < len(rows):
-                places_B = torch.tensor(going, device=tokens_B.device)
-                rows, tokens_B = [rows[place] for place in going], tokens_B[places_B]
-                decoder.keep(places_B)
-            logits_BV = self._run(decoder.next, tokens_B)
+                rows, tokens_B = [rows[place] for place in going], tokens_B[going]
+                decoder.keep(going)
+            logits = decoder.next(tokens_B)
 
     def _room(self, prompt: Sequence[int], options: SamplingOptions) -> int:
         """How many tokens the answer may have."""
@@ -134,19 +124,6 @@ class Generator:
                 code="config.long-prompt",
             )
         return min(options.max_new_tokens, room)
-
-    def _run(self, step: Callable[[_Input], torch.Tensor], given: _Input) -> torch.Tensor:
-        # Entered anew for each step: a generator that is not read to its end must not leave the mode on.
-        with raise_out_of_memory(self._model.device), torch.inference_mode():
-            return step(given)
-
-
-def _store_as(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Biases and modules trained in full are fp32 in an adapter; without autocast they must be as the base.
-    LoRA itself converts its input."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and ".lora_" not in name:
-            parameter.data = parameter.data.to(dtype)
 
 
 def _batches(lengths: Sequence[int], new_tokens: int) -> Iterator[list[int]]:

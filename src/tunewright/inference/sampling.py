@@ -1,4 +1,4 @@
-"""How the next token is drawn from the logits. B rows, V vocabulary."""
+"""How the next token is drawn: in NumPy, the same for every engine. B rows, K tokens in play."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from tunewright.errors import ConfigError
+from tunewright.inference.decoder import Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +55,32 @@ class Sampler:
             for row in rows
         }
 
-    def choose(self, logits_BV: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        """The next token of each of `rows`, [B] int64 on the device of the logits."""
+    def choose(self, logits: Logits, rows: Sequence[int]) -> NDArray[np.int64]:
+        """The next token of each of `rows`, [B]."""
         if self._options.temperature == 0:
-            return logits_BV.argmax(dim=-1)
-        uniform_B = torch.tensor(
-            [self._draws[row].random() for row in rows], dtype=torch.float64, device="cpu"
-        )
-        return draw(logits_BV, uniform_B, self._options)
+            return logits.likeliest()
+        uniform_B = np.array([self._draws[row].random() for row in rows])
+        return draw(*logits.top(self._options.top_k), uniform_B, self._options)
 
 
-def draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
+def draw(
+    values_BK: NDArray[np.float32],
+    tokens_BK: NDArray[np.int64],
+    uniform_B: NDArray[np.float64],
+    options: SamplingOptions,
+) -> NDArray[np.int64]:
     """The token at which the summed probability of tokens in play, likeliest first, passes `uniform_B`.
 
-    In play are the `top_k` likeliest, and of those the fewest that hold `top_p` of the probability.
+    values_BK: the logits that top_k leaves, in falling order, of tokens_BK. In play are of those the fewest
+    that hold `top_p` of the probability.
     """
-    count = min(options.top_k or logits_BV.shape[-1], logits_BV.shape[-1])
-    values_BK, tokens_BK = logits_BV.float().topk(count, dim=-1, sorted=True)
-    # On the host in float64: MPS has none, and a float32 sum over a large vocabulary misses 1 by more than a
-    # rare token weighs.
-    chances_BK = torch.softmax(values_BK.cpu().double() / options.temperature, dim=-1)
-    before_BK = chances_BK.cumsum(dim=-1) - chances_BK
-    chances_BK = torch.where(before_BK < options.top_p, chances_BK, 0.0)
-    sums_BK = chances_BK.cumsum(dim=-1)
-    place_B1 = torch.searchsorted(sums_BK, uniform_B[:, None] * sums_BK[:, -1:], right=True)
-    last_B1 = (chances_BK > 0).sum(dim=-1, keepdim=True) - 1
-    return tokens_BK.gather(-1, place_B1.minimum(last_B1).to(tokens_BK.device))[:, 0]
+    # In float64: a float32 sum over a large vocabulary misses 1 by more than a rare token weighs.
+    scaled_BK = (values_BK - values_BK[:, :1]).astype(np.float64) / options.temperature
+    chances_BK = np.exp(scaled_BK)
+    chances_BK /= chances_BK.sum(axis=-1, keepdims=True)
+    before_BK = chances_BK.cumsum(axis=-1) - chances_BK
+    chances_BK = np.where(before_BK < options.top_p, chances_BK, 0.0)
+    sums_BK = chances_BK.cumsum(axis=-1)
+    place_B = (sums_BK <= uniform_B[:, None] * sums_BK[:, -1:]).sum(axis=-1)
+    last_B = (chances_BK > 0).sum(axis=-1) - 1
+    return np.take_along_axis(tokens_BK, np.minimum(place_B, last_B)[:, None], axis=-1)[:, 0]

@@ -13,6 +13,7 @@ from tunewright.errors import ConfigError, EngineError, ModelError
 from tunewright.inference import generator as generator_module
 from tunewright.inference.generator import Generator, load_generator
 from tunewright.inference.sampling import SamplingOptions
+from tunewright.inference.torch_decoder import load_decoders
 from tunewright.models.resolve import ModelFiles
 
 END = 3
@@ -180,11 +181,6 @@ def test_an_adapter_of_another_model_is_refused(family_model, tmp_path) -> None:
 
 
 def test_positions_are_unbounded_where_the_model_says_nothing(family_model) -> None:
-    from dataclasses import replace
-
-    from tunewright.models.arch import load_arch
-
-    folder = family_model("llama").folder
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    generator = Generator(model.eval(), replace(load_arch(folder), max_positions=None))
+    decoders = load_decoders(family_model("llama").folder, None, device="cpu", dtype="fp32")
+    generator = Generator(decoders, None)
     assert len(generator.generate_batch([[5] * 512], SamplingOptions(max_new_tokens=2), [])[0]) == 2
