@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from tunewright.checkpoint.background import BackgroundWriter
+from tunewright.checkpoint.manifest import Metric
 from tunewright.checkpoint.store import CheckpointStore, LoadedCheckpoint, SavedCheckpoint
 from tunewright.types import Array, EngineState
 
@@ -24,9 +26,16 @@ def state_of(step: int, kilobytes: int = 8) -> EngineState:
 
 
 def save(
-    store: CheckpointStore, step: int, metric: float | None = None, **identity: object
+    store: CheckpointStore, step: int, metric: float | Metric | None = None, **identity: object
 ) -> SavedCheckpoint:
-    return store.save(step, state_of(step), {"step": step}, {**IDENTITY, **identity}, metric)
+    """metric: a bare number is a held-out loss."""
+    ranked = Metric("valid_loss", metric) if isinstance(metric, float) else metric
+    return store.save(step, state_of(step), {"step": step}, {**IDENTITY, **identity}, ranked)
+
+
+def start_save(writer: BackgroundWriter, step: int) -> float:
+    """The same save in the background; returns the seconds waited."""
+    return writer.save(step, state_of(step), {"step": step}, IDENTITY, None)
 
 
 def is_exact(loaded: LoadedCheckpoint) -> bool:

@@ -5,24 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from tunewright.checkpoint.migrate import FORMAT_VERSION, migrate
 from tunewright.errors import CheckpointError
 from tunewright.files import FileDigest, hash_file, json_bytes, write_json
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a checkpoint is ranked by: a held-out metric of its step. Only equal names are compared."""
+
+    name: str
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """step: optimizer steps done. metric: held-out loss at that step, None if not evaluated then. identity:
+    """step: optimizer steps done. metric: of the evaluation at that step, None if there was none. identity:
     hashes and versions of what the checkpoint belongs to. files: name → digest."""
 
     step: int
-    metric: float | None
+    metric: Metric | None
     identity: Mapping[str, Any]
     files: Mapping[str, FileDigest]
 
@@ -32,7 +40,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> FileDigest:
     body: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "step": manifest.step,
-        "metric": manifest.metric,
+        "metric": asdict(manifest.metric) if manifest.metric else None,
         "identity": dict(manifest.identity),
         "files": {
             name: {"bytes": digest.bytes, "sha256": digest.sha256} for name, digest in manifest.files.items()
@@ -42,7 +50,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> FileDigest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json and check it against its own hash, not yet the files.
+    """Read manifest.json of any format up to today's and check it against its own hash, not yet the files.
 
     Raises CheckpointError: `checkpoint.damaged`, `checkpoint.newer-format`.
     """
@@ -59,9 +67,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise damaged(path, f"cannot be read ({type(error).__name__})") from error
     if not intact:
         raise damaged(path, "does not match its own hash: damaged or edited by hand")
-    _check_version(path, body["format_version"])
-    files = {name: FileDigest(entry["bytes"], entry["sha256"]) for name, entry in body["files"].items()}
-    return Manifest(body["step"], body["metric"], body["identity"], files)
+    _check_version(path, body.get("format_version"))
+    try:
+        return _parse(migrate(body))
+    except (KeyError, AttributeError, TypeError) as error:
+        raise damaged(path, f"is not a manifest ({type(error).__name__}: {error})") from error
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
@@ -97,8 +107,14 @@ def _content_hash(path: Path) -> str:
         raise damaged(path, f"cannot be read ({error.strerror})") from error
 
 
-def _check_version(path: Path, version: int) -> None:
-    if version > FORMAT_VERSION:
+def _parse(body: Mapping[str, Any]) -> Manifest:
+    files = {name: FileDigest(entry["bytes"], entry["sha256"]) for name, entry in body["files"].items()}
+    metric = Metric(**body["metric"]) if body["metric"] else None
+    return Manifest(body["step"], metric, body["identity"], files)
+
+
+def _check_version(path: Path, version: object) -> None:
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointError(
             "was written by a newer version of this program",
             where=str(path),

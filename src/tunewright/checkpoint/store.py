@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from tunewright.arrays import ArrayFileError, read_arrays, write_arrays
 from tunewright.checkpoint.disk import named_disk_faults
 from tunewright.checkpoint.manifest import (
     MANIFEST,
     Manifest,
+    Metric,
     damaged,
     read_manifest,
     verify_files,
@@ -40,8 +41,9 @@ JSON_BYTES = 2**16
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A committed checkpoint: its folder, bytes on disk and seconds the save took."""
+    """A committed checkpoint: its step, folder, bytes on disk and seconds the save took."""
 
+    step: int
     path: Path
     bytes: int
     seconds: float
@@ -62,11 +64,12 @@ class LoadedCheckpoint:
 @dataclass(frozen=True, slots=True)
 class CheckpointStore:
     """Checkpoints below `folder`, one folder a step, never written twice. Keeps the newest `keep` and, with
-    `keep_best`, the one with the lowest metric."""
+    `keep_best`, the one whose metric is the lowest (`best_mode` min) or highest (max)."""
 
     folder: Path
     keep: int
     keep_best: bool
+    best_mode: Literal["min", "max"] = "min"
 
     def save(
         self,
@@ -74,20 +77,19 @@ class CheckpointStore:
         engine: EngineState,
         run_state: Mapping[str, Any],
         identity: Mapping[str, Any],
-        metric: float | None,
+        metric: Metric | None,
     ) -> SavedCheckpoint:
         """Write to a temporary folder, make it durable, rename it, only then remove older ones.
 
         A valid checkpoint of the same step and identity is kept as it is; any other is set aside, never
-        overwritten. metric: lower is better; one that is not finite ranks nothing. Raises CheckpointError
+        overwritten. metric: one that is not finite ranks nothing. Raises CheckpointError
         (`checkpoint.disk-full`, `.not-writable`, `.disk-error`, `.write-failed`); nothing half-written is
         left then and older checkpoints are untouched.
         """
         started = perf_counter()
         final = self._path(step)
-        manifest = Manifest(
-            step, metric if metric is not None and math.isfinite(metric) else None, identity, {}
-        )
+        ranked = metric if metric and math.isfinite(metric.value) else None
+        manifest = Manifest(step, ranked, identity, {})
         needed = sum(memoryview(array.data).nbytes for array in engine.arrays.values()) + JSON_BYTES
         with named_disk_faults(self.folder, needed):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ class CheckpointStore:
                 _set_aside(final)
                 size = self._commit(final, manifest, engine, run_state)
                 self._remove_old()
-        return SavedCheckpoint(final, size, perf_counter() - started)
+        return SavedCheckpoint(step, final, size, perf_counter() - started)
 
     def load(self, path: Path | None = None) -> LoadedCheckpoint:
         """Verify and read `path`, or the newest checkpoint that is valid.
@@ -151,13 +153,20 @@ class CheckpointStore:
     def _remove_old(self) -> None:
         steps = self.steps()
         keep = set(steps[-self.keep :])
-        if self.keep_best:
-            metrics = {step: metric for step in steps if (metric := self._metric(step)) is not None}
-            if metrics:
-                keep.add(min(metrics, key=lambda step: (metrics[step], step)))
+        if self.keep_best and (best := self._best(steps)) is not None:
+            keep.add(best)
         for step in steps:
             if step not in keep:
                 self._remove(step)
+
+    def _best(self, steps: list[int]) -> int | None:
+        """The best by the metric that the newest of them was ranked by; the earliest of equals."""
+        metrics = {step: metric for step in steps if (metric := self._metric(step))}
+        if not metrics:
+            return None
+        name = metrics[max(metrics)].name
+        sign = 1 if self.best_mode == "min" else -1
+        return min((sign * metric.value, step) for step, metric in metrics.items() if metric.name == name)[1]
 
     def _remove(self, step: int) -> None:
         # Renamed first: a removal that is cut short leaves no step folder with half its files.
@@ -168,7 +177,7 @@ class CheckpointStore:
             return  # the new checkpoint is safe; an old one too many is not worth ending a run for
         shutil.rmtree(doomed, ignore_errors=True)
 
-    def _metric(self, step: int) -> float | None:
+    def _metric(self, step: int) -> Metric | None:
         try:
             return read_manifest(self._path(step)).metric
         except CheckpointError:

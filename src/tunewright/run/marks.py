@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
+from tunewright.checkpoint.manifest import Metric
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.engines.protocol import Engine
 from tunewright.errors import EngineError
@@ -103,7 +104,7 @@ class RunMarks:
             self.engine.snapshot(),
             {**self.run_state, "progress": asdict(progress)},
             self.identity,
-            self.losses.get(progress.step),
+            Metric("valid_loss", self.losses[progress.step]) if progress.step in self.losses else None,
         )
         self.emit("checkpoint", progress.step, path=str(saved.path), bytes=saved.bytes, seconds=saved.seconds)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint_cases import IDENTITY, is_exact, new_store, save, state_of
-from tunewright.checkpoint.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from tunewright.checkpoint.manifest import MANIFEST, Manifest, Metric, read_manifest, write_manifest
+from tunewright.checkpoint.migrate import FORMAT_VERSION
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.errors import CheckpointError
 from tunewright.files import json_bytes
@@ -28,7 +29,7 @@ def test_no_pickle_and_every_file_in_the_manifest(tmp_path: Path):
     folder = save(new_store(tmp_path), 1).path
     assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
     manifest = json.loads((folder / MANIFEST).read_text())
-    assert manifest["format_version"] == 1
+    assert manifest["format_version"] == FORMAT_VERSION == 2
     assert set(manifest["files"]) == {path.name for path in folder.iterdir()} - {MANIFEST}
     assert manifest["identity"] == IDENTITY
 
@@ -43,6 +44,16 @@ def test_retention_keeps_the_newest_and_the_best(tmp_path: Path, keep: int, keep
         save(store, step, metric)
     assert store.steps() == kept
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:06d}" for step in kept]
+
+
+def test_best_can_be_the_highest_and_counts_metrics_of_one_name_only(tmp_path: Path):
+    store = CheckpointStore(tmp_path, keep=1, keep_best=True, best_mode="max")
+    for step, value in enumerate([0.5, 0.9, 0.9, 0.7], start=1):
+        save(store, step, Metric("valid_token_accuracy", value))
+    assert store.steps() == [2, 4]
+    for step, value in enumerate([0.2, 0.3, 0.1], start=5):
+        save(store, step, Metric("other", value))
+    assert store.steps() == [6, 7], "a number of another name is no rival"
 
 
 @pytest.mark.parametrize("metric", [float("nan"), float("inf"), float("-inf")])
@@ -127,7 +138,7 @@ def test_a_newer_format_is_refused_by_name_not_passed_over(tmp_path: Path):
     folder = save(store, 2).path
     body = json.loads((folder / MANIFEST).read_text())
     del body["self_sha256"]
-    _rewrite(folder, {**body, "format_version": 2})
+    _rewrite(folder, {**body, "format_version": FORMAT_VERSION + 1})
     for path in (None, folder):
         with pytest.raises(CheckpointError, match="newer version") as caught:
             store.load(path)
