@@ -105,7 +105,9 @@ def check_can_resume(checkpoint: LoadedCheckpoint, plan: Plan, inputs: Inputs) -
     Raises ConfigErrors naming each setting, or CheckpointError (`checkpoint.other-model`,
     `checkpoint.other-data`).
     """
-    check_same_settings(checkpoint.run_state["config"], inputs.config)
+    # A setting that is younger than the checkpoint had today's default then.
+    before = RunConfig.model_validate(checkpoint.run_state["config"])
+    check_same_settings(before.model_dump(mode="json"), inputs.config)
     _check_same("model", "the base model is not the one", checkpoint.path, plan.model_hash, inputs.model_hash)
     _check_same("data", "the training data is not what", checkpoint.path, plan.data_hash, inputs.data_hash)
 
