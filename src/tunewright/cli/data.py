@@ -57,7 +57,8 @@ def check(  # noqa: PLR0913 - one parameter an option
 
     Exits with 3 when rows cannot be trained on.
     """
-    from tunewright.data.prepare import check_prepared, survey_data
+    from tunewright.data.prepare import survey_data
+    from tunewright.data.prepared import check_prepared
     from tunewright.errors import ExitCode
 
     data = _build_config(

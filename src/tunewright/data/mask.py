@@ -30,6 +30,11 @@ class RenderedRow:
     left_out: int = 0
     dropped: tuple[str, ...] = ()
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return max(len(example) for example in self.examples)
+
 
 def build_examples(row: Row, tokenizer: ChatTokenizer, data: DataConfig) -> list[Example]:
     """Token ids and loss weights of one row, at any length; several when the template needs it.

@@ -1,6 +1,7 @@
 """What happened to every row before step 1, as one frozen value for people, data_report.json and the API.
 
-Every row is accounted for: rows_read = rows_kept + rows_cut + rows_split + rows_dropped + rows_bad.
+Every row looked at is accounted for: rows_checked = rows_kept + rows_cut + rows_split + rows_dropped +
+rows_bad. That is every row read, except for indexed data, whose other rows are checked when their turn comes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ LINES_LISTED = 20
 """Places listed per finding; the count is always exact."""
 
 Severity = Literal["error", "warning", "note"]
+Loading = Literal["memory", "indexed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """One file or folder: the format it was read as and how that was found, its use and its rows."""
+    """One file or folder: the format it was read as and how that was found, its use and its rows. rows_used:
+    rows that can be trained on; None where not all were checked."""
 
     path: str
     format: str
@@ -54,7 +57,7 @@ class SourceReport:
     use: Literal["train", "eval"]
     weight: float
     rows_read: int
-    rows_used: int
+    rows_used: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,15 @@ class LengthBucket:
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """Counts over all rows read. Tokens and trained tokens count the examples that remain, train and eval."""
+    """Counts over the rows checked; rows_read, train_rows and eval_rows count all. Tokens and trained tokens
+    count the examples that remain, train and eval. duplicate_rows: None where they were not looked for."""
 
+    loading: Loading
     seq_len: int
     overlong: str
     sources: tuple[SourceReport, ...]
     rows_read: int
+    rows_checked: int
     rows_kept: int
     rows_cut: int
     rows_split: int
@@ -87,7 +93,7 @@ class DataReport:
     zero_label_rows: int
     missing_end_of_turn: int
     content_dropped: int
-    duplicate_rows: int
+    duplicate_rows: int | None
     lengths: tuple[LengthBucket, ...]
     findings: tuple[Finding, ...]
 
@@ -95,6 +101,11 @@ class DataReport:
     def trained_share(self) -> float:
         """Share of tokens that are labels with a weight above 0."""
         return self.trained_tokens / self.tokens if self.tokens else 0.0
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether rows are left that nobody has looked at."""
+        return self.rows_checked < self.rows_read
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -121,15 +132,14 @@ class DataReport:
     def facts(self) -> list[tuple[str, str]]:
         """The figures as name and value, in the order in which a person wants them."""
         sources = [
-            (
-                f"{s.use} source",
-                f"{s.path} ({s.format}, {s.rows_used:,} of {s.rows_read:,} rows, weight {s.weight:g})",
-            )
+            (f"{s.use} source", f"{s.path} ({s.format}, {_rows_of(s)}, weight {s.weight:g})")
             for s in self.sources
         ]
+        duplicates = "not looked for" if self.duplicate_rows is None else f"{self.duplicate_rows:,}"
         return [
             *sources,
             ("rows read", f"{self.rows_read:,}"),
+            *([("rows checked", f"{self.rows_checked:,} of {self.rows_read:,}")] if self.is_sampled else []),
             ("rows kept", f"{self.rows_kept:,}"),
             (f"rows cut (above {self.seq_len} tokens)", f"{self.rows_cut:,}"),
             ("rows split", f"{self.rows_split:,}"),
@@ -143,8 +153,13 @@ class DataReport:
             ("rows without a trained token", f"{self.zero_label_rows:,}"),
             ("turns without an end-of-turn label", f"{self.missing_end_of_turn:,}"),
             ("rows with content dropped by the template", f"{self.content_dropped:,}"),
-            ("exact duplicate rows", f"{self.duplicate_rows:,}"),
+            ("exact duplicate rows", duplicates),
         ]
+
+
+def _rows_of(source: SourceReport) -> str:
+    used = f"{source.rows_used:,} of " if source.rows_used is not None else ""
+    return f"{used}{source.rows_read:,} rows"
 
 
 @dataclass(slots=True)

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from tunewright.cache import CACHE_VARIABLE, cache_folder
 from tunewright.errors import ModelError
 from tunewright.files import commit_folder, write_file
 from tunewright.models.adapter_files import is_adapter_folder
 from tunewright.models.config_filter import filter_config
 from tunewright.models.weights import INDEX_FILE, SINGLE_FILE, find_weights
 
-CACHE_VARIABLE = "TUNEWRIGHT_CACHE"
 MOST_JSON_BYTES = 64 * 2**20
 
 _TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -54,7 +54,7 @@ def sanitised_copy(source: Path) -> tuple[Path, tuple[str, ...]]:
     if len(weights) > 1 or weights[0].name != SINGLE_FILE:
         written[INDEX_FILE] = (source / INDEX_FILE).read_bytes()
     links = {path.name: path.resolve() for path in weights}
-    folder = _cache_folder() / "models" / _digest(written, links)
+    folder = cache_folder() / "models" / _digest(written, links)
     try:
         if not folder.exists():
             _make(folder, written, links)
@@ -137,11 +137,6 @@ def _no_config(source: Path) -> ModelError:
         expected="config.json, *.safetensors and tokenizer.json",
         code="model.no-config",
     )
-
-
-def _cache_folder() -> Path:
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "tunewright"
 
 
 def _digest(written: Mapping[str, bytes], links: Mapping[str, Path]) -> str:

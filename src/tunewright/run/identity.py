@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tunewright.data.example_rows import ExampleRows
-
-SAMPLED_PAGES = 256
-PAGE_BYTES = 4096
+from tunewright.files import sample_pages
 
 
 def examples_hash(sources: Iterable[tuple[ExampleRows, float]]) -> str:
@@ -28,10 +26,7 @@ def model_hash(folder: Path) -> str:
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            for page in range(SAMPLED_PAGES):
-                file.seek(page * max(size - PAGE_BYTES, 0) // (SAMPLED_PAGES - 1))
-                digest.update(file.read(PAGE_BYTES))
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        for page in sample_pages(path):
+            digest.update(page)
     return digest.hexdigest()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.config.schema import RunConfig
-from tunewright.data.prepare import PreparedData, prepare_data
+from tunewright.data.prepare import prepare_data
+from tunewright.data.prepared import PreparedData
 from tunewright.data.templates import ChatTokenizer, load_tokenizer
 from tunewright.errors import ConfigError, ModelError
 from tunewright.models.arch import load_arch

@@ -7,7 +7,8 @@ import pytest
 
 from chat_tokenizers import CHATML, write_tokenizer
 from tunewright.config.schema import DataConfig
-from tunewright.data.prepare import PreparedData, prepare_data, survey_data
+from tunewright.data.prepare import prepare_data, survey_data
+from tunewright.data.prepared import PreparedData
 from tunewright.data.templates import ChatTokenizer, load_tokenizer
 from tunewright.errors import DataError, ModelError
 
@@ -40,7 +41,7 @@ def survey(folder: Path, tokenizer: ChatTokenizer, *answers: str | None, **value
 def check_sums(prepared: PreparedData) -> None:
     report = prepared.report
     parts = (report.rows_kept, report.rows_cut, report.rows_split, report.rows_dropped, report.rows_bad)
-    assert report.rows_read == sum(parts)
+    assert report.rows_checked == report.rows_read == sum(parts)
 
 
 def test_every_row_is_accounted_for(tmp_path: Path, tokenizer: ChatTokenizer) -> None:

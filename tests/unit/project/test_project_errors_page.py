@@ -46,7 +46,7 @@ OTHER = {
 # Codes whose end is computed: file below src, and every end.
 BUILT = {
     "checkpoint/disk.py": {end for end, _ in FAULTS.values()} | {"write-failed"},
-    "data/prepare.py": {
+    "data/row_survey.py": {
         end.replace(" ", "-") for end in get_args(Outcome) if end not in ("kept", "too long")
     },
 }

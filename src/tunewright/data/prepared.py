@@ -1,0 +1,46 @@
+"""The data of a run, ready to train on, and the check that it can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunewright.data.example_rows import ExampleRows
+from tunewright.data.report import DataReport
+from tunewright.data.row_survey import ERRORS_KEPT
+from tunewright.errors import DataError
+from tunewright.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Tokenised data. train_sources: the rows of each source and its weight, ready for StepStream.
+
+    errors: the first faults, for a message; the report counts all of them.
+    """
+
+    train_sources: tuple[tuple[ExampleRows, float], ...]
+    eval_examples: tuple[Example, ...]
+    report: DataReport
+    errors: tuple[DataError, ...] = ()
+
+
+def check_prepared(prepared: PreparedData) -> None:
+    """Raise DataError when any row is bad or nothing is left to train on."""
+    report = prepared.report
+    if prepared.errors:
+        shown = "\n".join(str(error).split("\nhint:")[0] for error in prepared.errors)
+        total = sum(finding.count for finding in report.errors)
+        raise DataError(
+            f"{total} bad {'row' if total == 1 else 'rows'} of {report.rows_checked}:\n{shown}"
+            + (f"\n… and {total - ERRORS_KEPT} more" if total > ERRORS_KEPT else ""),
+            hint=prepared.errors[0].hint or "see `tunewright data check` for all of them",
+            code=prepared.errors[0].code if len(report.errors) == 1 else "data.bad-rows",
+        )
+    if report.train_rows == 0 or report.examples == 0:
+        raise DataError(
+            "no row is left to train on",
+            where=", ".join(source.path for source in report.sources),
+            got=f"{report.rows_checked} rows read, {report.rows_dropped} dropped",
+            hint="raise data.seq_len or look at `tunewright data check`",
+            code="data.nothing-to-train",
+        )

@@ -1,0 +1,140 @@
+"""Takes rows in one after the other and counts everything for the data report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunewright.config.schema import DataConfig
+from tunewright.data.mask import RenderedRow, render_row
+from tunewright.data.prepare_row import fit_rendered
+from tunewright.data.report import DataReport, Loading, SourceReport, Tally, count_tokens
+from tunewright.data.templates import ChatTokenizer
+from tunewright.errors import DataError
+from tunewright.types import Example, Row
+
+ERRORS_KEPT = 10
+
+_WHAT = {
+    "data.no-trained-token": "rows without a trained token",
+    "data.template-refused": "rows that the chat template refuses",
+    "data.template-not-prefix": "rows whose turns do not begin with the generation prompt",
+    "data.double-bos": "rows that start with the bos token twice",
+    "data.overlong": "rows above data.seq_len",
+}
+_NOTES = (
+    (
+        "data.no-end-of-turn",
+        "trained turns that no special token closes",
+        "the model will not learn to stop there",
+    ),
+    (
+        "data.shifted-prompt",
+        "trained turns without the whole generation prompt",
+        "the template writes something into the prompt that it does not render in the turn",
+    ),
+    (
+        "data.turns-left-out",
+        "turns not trained because data.thinking is last_only",
+        "the template renders them differently once they are history",
+    ),
+)
+_DROPPED = "rows with content that the chat template drops"
+_OVERLONG = {
+    "cut": "rows cut at data.seq_len",
+    "split": "rows split at data.seq_len",
+    "dropped": "rows above data.seq_len, left out",
+    "cut to nothing": "rows with no trained token within data.seq_len, left out",
+}
+
+
+class RowSurvey:
+    """Renders, tokenises and fits rows; keeps counts, findings and the first ERRORS_KEPT faults, no row."""
+
+    def __init__(self, data: DataConfig, tokenizer: ChatTokenizer) -> None:
+        self._data = data
+        self._tokenizer = tokenizer
+        self._bad = 0
+        self._sums = (0, 0, 0)
+        self.tally = Tally()
+        self.errors: list[DataError] = []
+
+    def take(self, row: Row) -> tuple[Example, ...]:
+        """As prepare_row, but a fault is counted, and such a row is empty."""
+        try:
+            rendered = render_row(row, self._tokenizer, self._data)
+            self.tally.measure(rendered.examples)
+            self._note_rendering(row, rendered)
+            fit = fit_rendered(row, rendered, self._data)
+        except DataError as error:
+            self.add_error(error)
+            return ()
+        self.tally.outcomes[fit.outcome] += 1
+        if fit.outcome != "kept":
+            detail = f"{row.source}: {rendered.longest} tokens, data.seq_len is {self._data.seq_len}"
+            code = f"data.{fit.outcome.replace(' ', '-')}"
+            self.tally.add(code, "warning", _OVERLONG[fit.outcome], row.source, detail)
+        before, now = self._sums, count_tokens(fit.examples)
+        self._sums = (before[0] + now[0], before[1] + now[1], before[2] + now[2])
+        return fit.examples
+
+    def add_error(self, error: DataError) -> None:
+        """Count a row that cannot be trained on."""
+        self._bad += 1
+        what = _WHAT.get(error.code) or f"bad rows ({error.code.removeprefix('data.').replace('-', ' ')})"
+        self.tally.add(error.code, "error", what, error.where or "", str(error))
+        if len(self.errors) < ERRORS_KEPT:
+            self.errors.append(error)
+
+    def add_unlisted_errors(self, path: str, count: int) -> None:
+        """Count bad rows of a source of which nothing more is known."""
+        self._bad += count
+        what = "further unreadable rows"
+        self.tally.add("data.bad-rows", "error", what, path, f"{what}, not listed", count)
+
+    def report(
+        self,
+        sources: Sequence[SourceReport],
+        *,
+        train_rows: int,
+        eval_rows: int,
+        loading: Loading = "memory",
+        duplicate_rows: int | None,
+    ) -> DataReport:
+        """Freeze what was counted."""
+        tally = self.tally
+        examples, tokens, trained = self._sums
+        dropped = tally.outcomes["dropped"] + tally.outcomes["cut to nothing"]
+        return DataReport(
+            loading=loading,
+            seq_len=self._data.seq_len,
+            overlong=self._data.overlong,
+            sources=tuple(sources),
+            rows_read=sum(source.rows_read for source in sources),
+            rows_checked=tally.outcomes.total() + self._bad,
+            rows_kept=tally.outcomes["kept"],
+            rows_cut=tally.outcomes["cut"],
+            rows_split=tally.outcomes["split"],
+            rows_dropped=dropped,
+            rows_bad=self._bad,
+            train_rows=train_rows,
+            eval_rows=eval_rows,
+            examples=examples,
+            tokens=tokens,
+            trained_tokens=trained,
+            longest=tally.longest,
+            zero_label_rows=tally.count_of("data.no-trained-token"),
+            missing_end_of_turn=tally.count_of("data.no-end-of-turn"),
+            content_dropped=tally.count_of("data.content-dropped"),
+            duplicate_rows=duplicate_rows,
+            lengths=tally.buckets(),
+            findings=tally.findings(),
+        )
+
+    def _note_rendering(self, row: Row, rendered: RenderedRow) -> None:
+        counts = (rendered.missing_end, rendered.shifted_prompts, rendered.left_out)
+        for (code, what, why), count in zip(_NOTES, counts, strict=True):
+            if count:
+                self.tally.add(code, "warning", what, row.source, f"{row.source}: {why}", count)
+        if rendered.dropped:
+            first = f"{row.source}: {', '.join(rendered.dropped)}"
+            self.tally.add("data.content-dropped", "warning", _DROPPED, row.source, first)
