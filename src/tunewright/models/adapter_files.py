@@ -21,6 +21,7 @@ from tunewright.errors import ModelError
 from tunewright.files import write_json
 from tunewright.models.adapter_keys import check_arrays
 from tunewright.models.lora import ALL_LINEAR, is_named
+from tunewright.models.mlx_adapter import MLX_ARRAYS_FILE, MLX_SETTINGS, mlx_settings, to_mlx_arrays
 from tunewright.types import Array, JsonValue
 
 CONFIG_FILE = "adapter_config.json"
@@ -58,7 +59,14 @@ _WRITTEN: dict[str, JsonValue] = {
     "revision": None,
 }
 # Keys that say nothing about what the adapter computes.
-_IGNORED = {*_WRITTEN, "task_type", "peft_version", "base_model_name_or_path", "qalora_group_size"}
+_IGNORED = {
+    *_WRITTEN,
+    *MLX_SETTINGS,
+    "task_type",
+    "peft_version",
+    "base_model_name_or_path",
+    "qalora_group_size",
+}
 _READ = {
     "peft_type",
     "r",
@@ -89,8 +97,11 @@ def write_adapter(
     *,
     base_name: str,
     targets: Sequence[str],
+    for_mlx: bool = False,
 ) -> None:
-    """Write an adapter that PEFT loads. targets: full names of the modules that have LoRA.
+    """Write an adapter that PEFT loads, and mlx-lm too. targets: full names of the modules that have LoRA.
+
+    for_mlx: whether mlx-lm can hold it, as mlx_adapter.find_obstacle says.
 
     Raises ModelError when arrays and settings do not belong together, before anything is written.
     """
@@ -109,7 +120,10 @@ def write_adapter(
         "use_rslora": config.rslora,
         "target_modules": _target_modules(config, targets, bool(saved)),
         "modules_to_save": cast("list[JsonValue]", saved) or None,
+        **(mlx_settings(config, targets) if for_mlx else {}),
     }
+    if for_mlx:
+        write_arrays(folder / MLX_ARRAYS_FILE, to_mlx_arrays(arrays), {"format": "mlx"})
     write_arrays(
         folder / ARRAYS_FILE, {PREFIX + name: array for name, array in arrays.items()}, {"format": "pt"}
     )
