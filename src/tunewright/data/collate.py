@@ -40,6 +40,21 @@ def collate(examples: Sequence[Example], shape: BatchShape) -> tuple[Batch, ...]
     return tuple(build_batch([[examples[i]] for i in members], shape.pad_id) for members in groups)
 
 
+def count_batches(lengths: Sequence[int], shape: BatchShape) -> int:
+    """Micro-batches that `collate` makes of examples of these lengths."""
+    if shape.packing:
+        return len(pack_lengths(lengths, shape.micro_batch_size * shape.seq_len))
+    return -(-len(lengths) // shape.micro_batch_size)
+
+
+def build_empty_batch(pad_id: int) -> Batch:
+    """A micro-batch without a label: its loss and its gradients are zero. Its tokens are one document, since
+    not every attention back end takes a row of padding alone."""
+    tokens_BT = np.full((1, WIDTH_STEP), pad_id, dtype=np.int32)
+    positions_BT = np.arange(WIDTH_STEP, dtype=np.int32)[None]
+    return Batch(tokens_BT, positions_BT, np.zeros((1, WIDTH_STEP), np.float32), ((WIDTH_STEP,),))
+
+
 def build_batch(rows: Sequence[Sequence[Example]], pad_id: int) -> Batch:
     """One micro-batch whose rows hold the given documents end to end, padded to the longest row and on to a
     multiple of WIDTH_STEP."""

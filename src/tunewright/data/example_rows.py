@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunewright.types import Example
 
@@ -29,6 +30,10 @@ class ExampleRows(Protocol):
         The same at every call. Raises DataError for a row that cannot be trained on."""
         ...
 
+    def lengths(self) -> NDArray[np.int32] | None:
+        """Tokens of each row by its number; None where they are known only once a row is read."""
+        ...
+
     def known(self) -> Iterator[Example]:
         """The examples that were looked at before training: all of them where they are held in memory."""
         ...
@@ -49,6 +54,9 @@ class MemoryRows:
 
     def row(self, number: int) -> Sequence[Example]:
         return self._rows[number]
+
+    def lengths(self) -> NDArray[np.int32]:
+        return np.array([sum(map(len, row)) for row in self._rows], dtype=np.int32)
 
     def known(self) -> Iterator[Example]:
         return (example for row in self._rows for example in row)

@@ -29,6 +29,16 @@ class Slots:
     row_N: NDArray[np.int64]
 
 
+def rank_rows(lengths: Sequence[int], world_size: int) -> list[list[int]]:
+    """Indices of the rows of one step for each rank, in the order given. Numbers of rows differ by one at
+    most; rows are dealt out longest first, back and forth, so that tokens differ little too."""
+    shares: list[list[int]] = [[] for _ in range(world_size)]
+    for place, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
+        turn, rank = divmod(place, world_size)
+        shares[rank if turn % 2 == 0 else world_size - 1 - rank].append(index)
+    return [sorted(share) for share in shares]
+
+
 def hash64(values_N: NDArray[np.uint64], *keys: int) -> NDArray[np.uint64]:
     """Well-mixed 64-bit hash of each value under a sequence of integer keys."""
     return _mix(values_N.astype(_U64) + _U64(_fold(keys)))

@@ -110,7 +110,7 @@ def _settle_plan(
     once in a run's life."""
     if checkpoint is None:
         stream = build_stream(inputs, resolve_micro_batch_size(inputs.config))
-        return stream, resolve_plan(inputs, stream.steps_per_epoch, stream.rows_per_epoch), {}
+        return stream, resolve_plan(inputs, stream), {}
     plan = Plan.model_validate(checkpoint.run_state["plan"])
     check_can_resume(checkpoint, plan, inputs)
     before = RunConfig.model_validate(checkpoint.run_state["config"])

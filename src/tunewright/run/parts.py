@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.config.schema import RunConfig
+from tunewright.data.collate import BatchShape
+from tunewright.data.step import StepRule
 from tunewright.data.stream import StepStream, eval_batches
 from tunewright.engines.protocol import Engine, EngineSpec
 from tunewright.run.folder import RunFolder
@@ -46,15 +48,9 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
 def build_stream(inputs: Inputs, micro_batch_size: int) -> StepStream:
     """The endless stream of step batches."""
     config = inputs.config
-    return StepStream(
-        inputs.data.train_sources,
-        batch_size=config.train.batch_size,
-        micro_batch_size=micro_batch_size,
-        seq_len=config.data.seq_len,
-        packing=config.data.packing,
-        seed=config.train.seed,
-        pad_id=inputs.tokenizer.pad_id,
-    )
+    shape = BatchShape(micro_batch_size, config.data.seq_len, config.data.packing, inputs.tokenizer.pad_id)
+    rule = StepRule(config.train.batch_size, config.train.tokens_per_batch, shape)
+    return StepStream(inputs.data.train_sources, rule, seed=config.train.seed)
 
 
 def open_store(config: RunConfig, folder: RunFolder) -> CheckpointStore:
@@ -107,7 +103,7 @@ def build_loop(inputs: Inputs, plan: Plan, stream: StepStream, marks: RunMarks, 
         cadence=build_cadence(
             config.checkpoint,
             config.evaluate,
-            steps_per_epoch=plan.steps_per_epoch,
+            steps_per_epoch=plan.steps_per_epoch or plan.total_steps,
             total_steps=plan.total_steps,
         ),
         guard=Guard(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tunewright.config.load import config_hash
 from tunewright.config.schema import RunConfig
+from tunewright.data.step import StepSource
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.engines.registry import detect_device, resolve_engine
 from tunewright.errors import ConfigError
@@ -26,8 +26,9 @@ AUTO_MICRO_BATCH_TOKENS = 8192
 class Plan(BaseModel):
     """Every resolved value of a run, stored as plan.json and in each checkpoint. A resume uses it as it is.
 
-    micro_batch_size: rows of seq_len tokens a forward pass. rows: source rows of an epoch. threads: CPU
-    threads of the engine; sums over floats depend on it.
+    micro_batch_size: rows of seq_len tokens a forward pass. rows: source rows of an epoch. steps_per_epoch:
+    steps of the first one; with tokens_per_batch others may differ. Both are None where only reading all
+    data would tell. threads: CPU threads of the engine; sums over floats depend on it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,8 +47,8 @@ class Plan(BaseModel):
     micro_batch_size: int
     learning_rate: float
     total_steps: int
-    steps_per_epoch: int
-    rows: int
+    steps_per_epoch: int | None
+    rows: int | None
     held_out_rows: int
     seed: int
     threads: int
@@ -56,7 +57,7 @@ class Plan(BaseModel):
     versions: dict[str, str]
 
 
-def resolve_plan(inputs: Inputs, steps_per_epoch: int, rows: int) -> Plan:
+def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
     """Settle every `auto` for this machine and this data. Raises ConfigError and EngineError."""
     config = inputs.config
     engine = resolve_engine(config.engine)
@@ -75,9 +76,9 @@ def resolve_plan(inputs: Inputs, steps_per_epoch: int, rows: int) -> Plan:
         activation_checkpointing=config.train.activation_checkpointing is True,
         micro_batch_size=resolve_micro_batch_size(config),
         learning_rate=resolve_learning_rate(config),
-        total_steps=resolve_total_steps(config, steps_per_epoch),
-        steps_per_epoch=steps_per_epoch,
-        rows=rows,
+        total_steps=resolve_total_steps(config, stream),
+        steps_per_epoch=stream.count_steps(1.0),
+        rows=stream.rows_per_epoch,
         held_out_rows=len(inputs.data.eval_examples),
         seed=config.train.seed,
         threads=usable_threads(),
@@ -126,11 +127,13 @@ def _best_precision(device: DeviceFacts) -> str:
 
 
 def resolve_micro_batch_size(config: RunConfig) -> int:
-    """Rows per forward pass. Never above batch_size; `auto` fills AUTO_MICRO_BATCH_TOKENS."""
-    asked = config.train.micro_batch_size
+    """Rows per forward pass. Never more than a step holds; `auto` fills AUTO_MICRO_BATCH_TOKENS."""
+    asked, train, seq_len = config.train.micro_batch_size, config.train, config.data.seq_len
     if asked == "auto":
-        asked = max(1, AUTO_MICRO_BATCH_TOKENS // config.data.seq_len)
-    return min(asked, config.train.batch_size)
+        asked = max(1, AUTO_MICRO_BATCH_TOKENS // seq_len)
+    if train.tokens_per_batch is None:
+        return min(asked, train.batch_size)
+    return min(asked, -(-train.tokens_per_batch // seq_len))
 
 
 def resolve_learning_rate(config: RunConfig) -> float:
@@ -141,10 +144,22 @@ def resolve_learning_rate(config: RunConfig) -> float:
     return FULL_LEARNING_RATE if config.adapter.kind == "none" else ADAPTER_LEARNING_RATE
 
 
-def resolve_total_steps(config: RunConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of the whole run."""
-    steps = max(1, math.ceil(config.train.epochs * steps_per_epoch - 1e-9))
-    return min(steps, config.train.max_steps or steps)
+def resolve_total_steps(config: RunConfig, stream: StepSource) -> int:
+    """Optimizer steps of the whole run. Raises ConfigError (`config.max-steps-needed`) where nothing but
+    train.max_steps can say."""
+    steps, most = stream.count_steps(config.train.epochs), config.train.max_steps
+    if steps is not None:
+        return min(steps, most or steps)
+    if most is None:
+        raise ConfigError(
+            "how many steps make an epoch is not known before the data has been read",
+            where="train.max_steps",
+            got="nothing",
+            expected="the number of steps of the run",
+            hint="set train.max_steps",
+            code="config.max-steps-needed",
+        )
+    return most
 
 
 def installed_versions() -> dict[str, str]:

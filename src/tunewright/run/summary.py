@@ -17,10 +17,9 @@ def plan_lines(
     rows = {
         "model": f"{plan.model}, {_count(facts.parameters)} parameters, stored as {plan.dtype}",
         "trains": _trained(config, facts),
-        "data": f"{plan.rows:,} rows an epoch, {plan.held_out_rows:,} held out, "
+        "data": f"{_epoch(plan.rows)} rows an epoch, {plan.held_out_rows:,} held out, "
         f"{report.tokens:,} tokens of which {report.trained_share:.0%} are trained",
-        "steps": f"{plan.total_steps:,} ({plan.steps_per_epoch:,} an epoch), "
-        f"{config.train.batch_size} examples each",
+        "steps": f"{plan.total_steps:,} ({_epoch(plan.steps_per_epoch)} an epoch), {_step(config)} each",
         "rows": f"up to {config.data.seq_len:,} tokens, {'packed' if config.data.packing else 'padded'}, "
         f"{plan.micro_batch_size} a forward pass",
         "optimizer": f"{config.train.optimizer}, rate {plan.learning_rate:g} {config.train.schedule}, "
@@ -35,6 +34,15 @@ def plan_lines(
         "folder": str(folder),
     }
     return [f"{label:<10} {text}" for label, text in rows.items()]
+
+
+def _epoch(count: int | None) -> str:
+    return "an unknown number of" if count is None else f"{count:,}"
+
+
+def _step(config: RunConfig) -> str:
+    tokens = config.train.tokens_per_batch
+    return f"{config.train.batch_size} examples" if tokens is None else f"up to {tokens:,} tokens"
 
 
 def _trained(config: RunConfig, facts: EngineFacts) -> str:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
+from time import process_time
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunewright.data.collate import BatchShape
 from tunewright.data.example_rows import MemoryRows
-from tunewright.data.stream import StepStream, eval_batches
-from tunewright.errors import DataError
+from tunewright.data.step import StepRule
+from tunewright.data.stream import StepStream, count_filled, eval_batches
+from tunewright.errors import ConfigError, DataError
 from tunewright.types import Example, SourceRef, StepBatch
 
 
@@ -28,9 +33,25 @@ def make_rows(count: int, name: str = "a", parts: int = 1) -> MemoryRows:
     return MemoryRows(rows)
 
 
-def make_stream(*sources: tuple[MemoryRows, float], **settings: object) -> StepStream:
-    values = {"batch_size": 4, "micro_batch_size": 2, "seq_len": 8, "packing": True, "seed": 0, "pad_id": 0}
-    return StepStream(sources, **{**values, **settings})  # type: ignore[arg-type]
+def make_stream(*sources: tuple[MemoryRows, float], seed: int = 0, **settings: Any) -> StepStream:
+    return StepStream(sources, make_rule(**settings), seed=seed)
+
+
+def make_rule(
+    *,
+    batch_size: int = 4,
+    tokens_per_batch: int | None = None,
+    packing: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+) -> StepRule:
+    return StepRule(batch_size, tokens_per_batch, BatchShape(2, 8, packing, 0), rank, world_size)
+
+
+RULES = st.one_of(
+    st.builds(lambda n: {"batch_size": n}, st.integers(1, 11)),
+    st.builds(lambda n: {"tokens_per_batch": n}, st.integers(8, 60)),
+)
 
 
 def contents(step: StepBatch) -> tuple[object, ...]:
@@ -60,29 +81,35 @@ def rows_seen(step: StepBatch) -> list[int]:
 @settings(max_examples=40)
 @given(
     rows=st.integers(1, 30),
-    batch=st.integers(1, 9),
-    cut=st.integers(0, 12),
+    rule=RULES,
     packing=st.booleans(),
+    world=st.integers(1, 17),
+    cut=st.integers(0, 12),
     seed=st.integers(0, 9),
+    data=st.data(),
 )
 def test_resumed_anywhere_equals_uninterrupted(
-    rows: int, batch: int, cut: int, packing: bool, seed: int
+    rows: int, rule: dict[str, int], packing: bool, world: int, cut: int, seed: int, data: st.DataObject
 ) -> None:
-    stream = make_stream(
-        (make_rows(rows), 1.0), (make_rows(5, "b"), 2.0), batch_size=batch, packing=packing, seed=seed
+    rank = data.draw(st.integers(0, world - 1))
+    sources = [(make_rows(rows), 1.0), (make_rows(5, "b"), 2.0)]
+    whole_stream, resumed_stream = (
+        make_stream(*sources, **rule, packing=packing, rank=rank, world_size=world, seed=seed)
+        for _ in range(2)
     )
-    whole = list(islice(stream.steps(), cut + 6))
+    whole = list(islice(whole_stream.steps(), cut + 6))
     position = whole[cut - 1].position if cut else 0
-    resumed = list(islice(stream.steps(position), 6))
+    resumed = list(islice(resumed_stream.steps(position), 6))
     assert [contents(step) for step in resumed] == [contents(step) for step in whole[cut:]]
 
 
-@given(rows=st.integers(1, 40), batch=st.integers(1, 11))
-def test_an_epoch_holds_each_row_once_and_steps_never_cross_it(rows: int, batch: int) -> None:
-    stream = make_stream((make_rows(rows), 1.0), batch_size=batch)
-    steps = list(islice(stream.steps(), 2 * stream.steps_per_epoch))
-    for epoch in (0, 1):
-        part = steps[epoch * stream.steps_per_epoch : (epoch + 1) * stream.steps_per_epoch]
+@settings(max_examples=30)
+@given(rows=st.integers(1, 40), rule=RULES)
+def test_an_epoch_holds_each_row_once_and_steps_never_cross_it(rows: int, rule: dict[str, int]) -> None:
+    stream = make_stream((make_rows(rows), 1.0), **rule)
+    ends = [stream.count_steps(epochs) for epochs in (1, 2)]
+    steps = list(islice(stream.steps(), ends[1]))
+    for epoch, part in enumerate((steps[: ends[0]], steps[ends[0] :])):
         assert sorted(row for step in part for row in rows_seen(step)) == [10 * n for n in range(1, rows + 1)]
         assert part[-1].position == rows * (epoch + 1)
         assert part[-1].epoch == epoch + 1
@@ -135,3 +162,127 @@ def test_a_source_that_would_never_be_seen_is_refused() -> None:
         make_stream((make_rows(3), 0.1))
     with pytest.raises(DataError, match="no training data"):
         make_stream()
+
+
+@settings(max_examples=25)
+@given(rows=st.integers(1, 60), limit=st.integers(8, 60), seed=st.integers(0, 9))
+def test_a_step_takes_rows_until_the_next_would_not_fit(rows: int, limit: int, seed: int) -> None:
+    data = make_rows(rows)
+    stream = make_stream((data, 1.0), tokens_per_batch=limit, seed=seed)
+    one_by_one = make_stream((data, 1.0), batch_size=1, seed=seed)
+    lengths = [step.tokens for step in islice(one_by_one.steps(), rows)]
+    at = 0
+    for step in islice(stream.steps(), stream.count_steps(1)):
+        taken = lengths[at : step.position]
+        assert step.tokens == sum(taken) <= limit
+        assert step.position == rows or step.tokens + lengths[step.position] > limit
+        at = step.position
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 30), rule=RULES, epochs=st.floats(0.01, 4))
+def test_steps_are_counted_as_they_are_made(rows: int, rule: dict[str, int], epochs: float) -> None:
+    stream = make_stream((make_rows(rows), 1.0), (make_rows(7, "b"), 1.5), **rule)
+    wanted = next(n for n, step in enumerate(stream.steps(), start=1) if step.epoch >= epochs - 1e-9)
+    assert stream.count_steps(epochs) == wanted
+
+
+@given(lengths=st.lists(st.integers(1, 9), max_size=50), limit=st.integers(9, 40))
+def test_filled_steps_equal_a_plain_count(lengths: list[int], limit: int) -> None:
+    steps = tokens = 0
+    for length in lengths:
+        if not steps or tokens + length > limit:
+            steps, tokens = steps + 1, 0
+        tokens += length
+    assert count_filled(np.array(lengths, np.int64), limit) == steps
+
+
+def test_steps_of_a_million_rows_are_counted_at_once() -> None:
+    lengths_N = np.random.default_rng(0).integers(20, 2000, 1_000_000)
+
+    class Lengths(MemoryRows):
+        def __len__(self) -> int:
+            return len(lengths_N)
+
+        def lengths(self) -> np.ndarray:
+            return lengths_N.astype(np.int32)
+
+    stream = make_stream((Lengths([]), 1.0), tokens_per_batch=2048)
+    started = process_time()
+    assert stream.count_steps(1) > lengths_N.sum() / 2048
+    assert process_time() - started < 2
+
+
+def test_a_row_that_fits_into_no_step_is_refused_before_the_start() -> None:
+    with pytest.raises(ConfigError, match=r"tokens_per_batch.*got 7, and the longest row has 24 tokens"):
+        make_stream((MemoryRows([[make_example(24)], [make_example(3)]]), 1.0), tokens_per_batch=7)
+
+
+class LateRows(MemoryRows):
+    """Rows whose lengths are known only once they are read."""
+
+    def lengths(self) -> None:
+        return None
+
+
+def test_a_row_met_late_that_fits_into_no_step_is_a_step_of_its_own() -> None:
+    rows = LateRows([[make_example(3)], [make_example(24)], [make_example(3)]])
+    stream = make_stream((rows, 1.0), tokens_per_batch=7, packing=False)
+    assert stream.count_steps(1) is None
+    found = Counter(step.tokens for step in islice(stream.steps(), 9) if step.position <= 3)
+    assert found in (Counter({3: 2, 24: 1}), Counter({6: 1, 24: 1}))
+
+
+def test_steps_without_any_example_are_passed_over() -> None:
+    rows = LateRows([[make_example(3)]] + [[]] * 20)
+    stream = make_stream((rows, 1.0), batch_size=2)
+    steps = list(islice(stream.steps(), 3))
+    assert [step.tokens for step in steps] == [3, 3, 3]
+    assert [-(-step.position // 21) for step in steps] == [1, 2, 3]
+    with pytest.raises(DataError, match="no row is left to train on"):
+        next(make_stream((LateRows([[]] * 20), 1.0)).steps(5))
+
+
+@settings(max_examples=30)
+@given(
+    rows=st.integers(1, 40),
+    rule=RULES,
+    packing=st.booleans(),
+    world=st.integers(1, 17),
+    seed=st.integers(0, 9),
+    skip=st.integers(0, 5),
+)
+def test_ranks_share_each_step(
+    rows: int, rule: dict[str, int], packing: bool, world: int, seed: int, skip: int
+) -> None:
+    sources = [(make_rows(rows, parts=2), 1.0)]
+    rule = {key: value * 2 for key, value in rule.items()}
+    alone = make_stream(*sources, **rule, packing=packing, seed=seed).steps()
+    ranks = [
+        make_stream(*sources, **rule, packing=packing, seed=seed, rank=rank, world_size=world).steps()
+        for rank in range(world)
+    ]
+    for whole, *shares in islice(zip(alone, *ranks, strict=True), skip, skip + 3):
+        fields = ("position", "epoch", "examples", "loss_weight", "loss_tokens")
+        assert all(getattr(share, f) == getattr(whole, f) for share in shares for f in fields)
+        assert len({len(share.micro_batches) for share in shares}) == 1
+        counts = [len(documents(share)) // 2 for share in shares]
+        assert max(counts) - min(counts) <= 1
+        assert sum(share.tokens for share in shares) == whole.tokens
+        assert Counter(d for share in shares for d in documents(share)) == Counter(documents(whole))
+
+
+def documents(step: StepBatch) -> list[tuple[bytes, bytes]]:
+    """Tokens and weights of every document that has a label."""
+    found: list[tuple[bytes, bytes]] = []
+    for batch in step.micro_batches:
+        for b, lengths in enumerate(batch.doc_lengths):
+            for start, length in zip(np.cumsum((0, *lengths[:-1])), lengths, strict=True):
+                piece = np.s_[b, start : start + length]
+                if batch.weights_BT[piece].any():
+                    found.append((batch.tokens_BT[piece].tobytes(), batch.weights_BT[piece].tobytes()))
+    return found
+
+
+def make_example(length: int) -> Example:
+    return Example(np.ones(length, np.int32), np.ones(length, np.float32), SourceRef("a", 1))

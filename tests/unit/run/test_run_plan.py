@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tunewright.config.schema import RunConfig
+from tunewright.data.collate import BatchShape
+from tunewright.data.example_rows import MemoryRows
+from tunewright.data.step import StepRule
+from tunewright.data.stream import StepStream
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
 from tunewright.run.plan import (
@@ -19,6 +24,7 @@ from tunewright.run.plan import (
     resolve_total_steps,
     usable_threads,
 )
+from tunewright.types import Example, SourceRef
 
 CPU = DeviceFacts("cpu", "a processor", 8 << 30, ("fp32", "bf16"))
 GPU = DeviceFacts("cuda:0", "a GPU", 80 << 30, ("bf16", "fp16", "fp32"))
@@ -57,6 +63,8 @@ def test_micro_batch_fills_its_token_budget_but_never_exceeds_the_batch() -> Non
     assert resolve_micro_batch_size(config(data={"seq_len": 32768})) == 1
     assert resolve_micro_batch_size(config(data={"seq_len": 64})) == 16
     assert resolve_micro_batch_size(config(train={"micro_batch_size": 5})) == 5
+    by_tokens = config(data={"seq_len": 64}, train={"tokens_per_batch": 200})
+    assert resolve_micro_batch_size(by_tokens) == 4
 
 
 def test_a_resume_may_spread_the_same_work_otherwise() -> None:
@@ -82,7 +90,34 @@ def test_learning_rate_follows_what_is_trained() -> None:
 )
 def test_total_steps(epochs: float, max_steps: int | None, steps: int) -> None:
     asked = config(train={"epochs": epochs, "max_steps": max_steps})
-    assert resolve_total_steps(asked, steps_per_epoch=10) == steps
+    assert resolve_total_steps(asked, make_stream(rows=40, batch_size=4)) == steps
+
+
+def test_total_steps_that_only_reading_would_tell_need_max_steps() -> None:
+    stream = make_stream(rows=40, tokens_per_batch=8, rows_of=LateRows)
+    assert resolve_total_steps(config(train={"max_steps": 70}), stream) == 70
+    with pytest.raises(ConfigError, match="not known before the data has been read") as caught:
+        resolve_total_steps(config(), stream)
+    assert caught.value.code == "config.max-steps-needed"
+
+
+def make_stream(
+    *,
+    rows: int,
+    batch_size: int = 1,
+    tokens_per_batch: int | None = None,
+    rows_of: type[MemoryRows] = MemoryRows,
+) -> StepStream:
+    example = Example(np.ones(4, np.int32), np.ones(4, np.float32), SourceRef("a", 1))
+    rule = StepRule(batch_size, tokens_per_batch, BatchShape(1, 8, packing=True, pad_id=0))
+    return StepStream([(rows_of([[example]] * rows), 1.0)], rule, seed=0)
+
+
+class LateRows(MemoryRows):
+    """Rows whose lengths are known only once they are read."""
+
+    def lengths(self) -> None:
+        return None
 
 
 def test_threads_are_those_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ from engine_cases import build_spec, draw_documents
 from numpy_engine import NumpyEngine, initial_values
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.config.schema import CheckpointConfig, EvaluateConfig, TrainConfig
+from tunewright.data.collate import BatchShape
 from tunewright.data.example_rows import MemoryRows
+from tunewright.data.step import StepRule
 from tunewright.data.stream import StepStream
 from tunewright.errors import EngineError
 from tunewright.evaluate.runner import run_evaluation
@@ -71,12 +73,8 @@ def _stream() -> StepStream:
     ]
     return StepStream(
         [(MemoryRows([e] for e in examples), 1.0)],
-        batch_size=4,
-        micro_batch_size=1,
-        seq_len=16,
-        packing=True,
+        StepRule(batch_size=4, tokens_per_batch=None, shape=BatchShape(1, 16, packing=True, pad_id=0)),
         seed=3,
-        pad_id=0,
     )
 
 
@@ -92,7 +90,7 @@ def _loop(folder: Path, **marks: int) -> Loop:
         cadence=build_cadence(
             CheckpointConfig(every_steps=4),
             EvaluateConfig(every_steps=5),
-            steps_per_epoch=stream.steps_per_epoch,
+            steps_per_epoch=stream.count_steps(1),
             total_steps=STEPS,
         ),
         guard=Guard(),
