@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tunewright.engines.protocol import Engine
 from tunewright.evaluate.metrics import METRICS, valid_loss
@@ -12,7 +12,7 @@ from tunewright.types import Batch, LossSums
 EVENT_NAMES = {"token_accuracy": "valid_token_accuracy"}
 
 
-def run_evaluation(engine: Engine, batches: Sequence[Batch], metrics: Sequence[str]) -> dict[str, float]:
+def run_evaluation(engine: Engine, batches: Iterable[Batch], metrics: Sequence[str]) -> dict[str, float]:
     """valid_loss and the asked metrics over all batches and ranks, by event name."""
     sums = sum((engine.evaluate(batch) for batch in batches), LossSums())
     loss, weight, tokens, correct = engine.reduce_sum((sums.loss, sums.weight, sums.tokens, sums.correct))

@@ -7,24 +7,37 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunewright.checkpoint.background import BackgroundWriter
 from tunewright.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from tunewright.config.load import LoadedConfig, dump_config, load_config
 from tunewright.config.schema import RunConfig
-from tunewright.data.stream import StepStream
 from tunewright.engines.registry import build_engine
-from tunewright.errors import ExitCode, TunewrightError
+from tunewright.errors import CheckpointError, ExitCode, TunewrightError
 from tunewright.files import write_file, write_json
 from tunewright.run.disk import named_disk_errors
+from tunewright.run.feed import Feed
 from tunewright.run.folder import RunFolder, check_unused, default_folder, lock_folder
 from tunewright.run.inputs import Inputs, read_inputs
-from tunewright.run.marks import Emit, RunMarks
-from tunewright.run.parts import build_engine_spec, build_loop, build_marks, build_stream, open_store
+from tunewright.run.marks import RunMarks
+from tunewright.run.parts import (
+    build_engine_spec,
+    build_exports,
+    build_loop,
+    build_saving,
+    build_stream,
+    build_watchdog,
+    open_store,
+)
 from tunewright.run.paths import absolute_paths
 from tunewright.run.plan import Plan, amend_plan, resolve_micro_batch_size, resolve_plan
 from tunewright.run.resume import check_can_resume, check_same_settings, find_run
+from tunewright.run.rollback import Rollback
+from tunewright.run.saving import Saving
+from tunewright.run.stall import stall_handler
 from tunewright.run.summary import plan_lines
 from tunewright.trackers.fanout import open_trackers
-from tunewright.train.loop import train
+from tunewright.trackers.protocol import Emit
+from tunewright.train.guard import Guard
 from tunewright.train.progress import Progress
 from tunewright.train.stop import StopSignal
 
@@ -64,27 +77,47 @@ def run_training(loaded: LoadedConfig, *, out: Path | None, resume: str | None, 
 def _run(
     inputs: Inputs, folder: RunFolder, store: CheckpointStore, checkpoint: LoadedCheckpoint | None, say: Say
 ) -> RunResult:
-    stream, plan, changes = _settle_plan(inputs, checkpoint)
+    config = inputs.config
+    plan, changes = _settle_plan(inputs, checkpoint)
     engine = build_engine(plan.engine, build_engine_spec(inputs, plan))
+    progress = Progress()
     if checkpoint:
         engine.restore(checkpoint.engine)
-    progress = Progress(**checkpoint.run_state["progress"]) if checkpoint else Progress()
-    if checkpoint is None:
+        progress = Progress.of(checkpoint.run_state["progress"])
+    else:
         _write_request(inputs, folder, plan)
-    for line in plan_lines(inputs.config, plan, engine.facts, inputs.data.report, folder.path):
+    for line in plan_lines(config, plan, engine.facts, inputs.data.report, folder.path):
         say(line)
-    with open_trackers(inputs.config.track, folder.events, plan.total_steps) as emit, StopSignal() as stop:
-        marks = build_marks(inputs, plan, engine, folder, store, emit)
+    with (
+        BackgroundWriter(store) as writer,
+        open_trackers(config.track, folder.events, plan.total_steps) as emit,
+        StopSignal() as stop,
+        build_watchdog(config, stall_handler(folder.path, emit, say)) as watchdog,
+    ):
+        feed = Feed(inputs, plan, lambda micro_batch_size: build_stream(inputs, micro_batch_size))
+        guard = Guard(config.guard.spike, checkpoint.run_state.get("guard") if checkpoint else None)
+        saving = build_saving(config, feed, guard, engine, writer, emit)
+        exports = build_exports(inputs, engine, folder, emit)
+        marks = RunMarks(
+            engine, emit, feed, saving, exports, stop, watchdog,
+            config.evaluate.metrics, config.checkpoint.best_metric,
+        )  # fmt: skip
         _announce(emit, plan, checkpoint, changes)
         try:
-            progress = train(build_loop(inputs, plan, stream, marks, stop), progress)
-            finished = progress.step >= plan.total_steps
-            export = _export_final(inputs, marks, progress) if finished else None
+            rollback = Rollback(engine, store, saving, emit, config.guard.rollbacks)
+            progress = rollback.train(build_loop(config, feed, guard, marks), progress)
+            export = (
+                None
+                if _is_cut_short(progress, plan, stop)
+                else marks.export_final(progress, merge=config.checkpoint.merge)
+            )
+            with watchdog.resting():
+                saving.finish()
         except BaseException as error:
-            _report_failure(emit, progress, error)
+            _report_failure(emit, progress, saving, error)
             raise
-        emit("run_finished", progress.step, outcome="done" if finished else "stopped")
-    code = ExitCode.DONE if finished else ExitCode.PREEMPTED
+        emit("run_finished", progress.step, outcome="done" if export else "stopped")
+    code = ExitCode.DONE if export else ExitCode.PREEMPTED
     return RunResult(folder.path, code, progress, plan.total_steps, export)
 
 
@@ -103,19 +136,16 @@ def _load_checkpoint(
     return checkpoint
 
 
-def _settle_plan(
-    inputs: Inputs, checkpoint: LoadedCheckpoint | None
-) -> tuple[StepStream, Plan, dict[str, object]]:
-    """Data, plan and amendments. A resumed run goes on with the plan of its checkpoint: `auto` is resolved
-    once in a run's life."""
+def _settle_plan(inputs: Inputs, checkpoint: LoadedCheckpoint | None) -> tuple[Plan, dict[str, object]]:
+    """Plan and amendments. A resumed run goes on with the plan of its checkpoint: `auto` is resolved once in
+    a run's life."""
     if checkpoint is None:
         stream = build_stream(inputs, resolve_micro_batch_size(inputs.config))
-        return stream, resolve_plan(inputs, stream), {}
+        return resolve_plan(inputs, stream), {}
     plan = Plan.model_validate(checkpoint.run_state["plan"])
     check_can_resume(checkpoint, plan, inputs)
     before = RunConfig.model_validate(checkpoint.run_state["config"])
-    plan, changes = amend_plan(plan, before, inputs.config)
-    return build_stream(inputs, plan.micro_batch_size), plan, changes
+    return amend_plan(plan, before, inputs.config)
 
 
 def _write_request(inputs: Inputs, folder: RunFolder, plan: Plan) -> None:
@@ -135,13 +165,15 @@ def _announce(
         emit("run_started", 0, total_steps=plan.total_steps, model=plan.model, device=plan.device)
 
 
-def _report_failure(emit: Emit, progress: Progress, error: BaseException) -> None:
+def _is_cut_short(progress: Progress, plan: Plan, stop: StopSignal) -> bool:
+    """Whether a stop came before the last step and what belongs to it; data may also end before."""
+    return stop.requested and (progress.step < plan.total_steps or progress.marks_due)
+
+
+def _report_failure(emit: Emit, progress: Progress, saving: Saving, error: BaseException) -> None:
     code = error.code if isinstance(error, TunewrightError) else "internal"
-    # A disk that takes no event must not hide the fault itself.
+    # Neither a disk that takes no event nor a save that fails as well may hide the fault itself.
+    with suppress(OSError, CheckpointError):
+        saving.finish()
     with suppress(OSError):
         emit("run_finished", progress.step, outcome="failed", code=code, message=str(error) or repr(error))
-
-
-def _export_final(inputs: Inputs, marks: RunMarks, progress: Progress) -> Path:
-    marks.check_finite(progress.step)
-    return marks.write_export("final", progress.step, merge=inputs.config.checkpoint.merge)

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
+from tunewright.checkpoint.background import BackgroundWriter
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.config.schema import RunConfig
 from tunewright.data.collate import BatchShape
 from tunewright.data.step import StepRule
-from tunewright.data.stream import StepStream, eval_batches
+from tunewright.data.stream import StepStream
 from tunewright.engines.protocol import Engine, EngineSpec
+from tunewright.run.exports import Exports
+from tunewright.run.feed import Feed
 from tunewright.run.folder import RunFolder
 from tunewright.run.inputs import Inputs
-from tunewright.run.marks import Emit, RunMarks
+from tunewright.run.marks import RunMarks
 from tunewright.run.plan import Plan
+from tunewright.run.saving import Saving
+from tunewright.trackers.protocol import Emit
 from tunewright.train.cadence import build_cadence
 from tunewright.train.guard import Guard
-from tunewright.train.loop import Loop
+from tunewright.train.parts import Loop
 from tunewright.train.schedule import build_schedule
-from tunewright.train.stop import StopSignal
+from tunewright.train.watchdog import Watchdog
+
+BEST_MODES: dict[str, Literal["min", "max"]] = {
+    "valid_loss": "min",
+    "perplexity": "min",
+    "valid_token_accuracy": "max",
+}
 
 
 def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
@@ -55,59 +68,60 @@ def build_stream(inputs: Inputs, micro_batch_size: int) -> StepStream:
 
 def open_store(config: RunConfig, folder: RunFolder) -> CheckpointStore:
     """The checkpoints of this run folder."""
+    checkpoint = config.checkpoint
+    mode = checkpoint.best_mode
     return CheckpointStore(
-        folder.checkpoints, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
+        folder.checkpoints,
+        keep=checkpoint.keep,
+        keep_best=checkpoint.keep_best,
+        best_mode=BEST_MODES[checkpoint.best_metric] if mode == "auto" else mode,
     )
 
 
-def build_marks(
-    inputs: Inputs, plan: Plan, engine: Engine, folder: RunFolder, store: CheckpointStore, emit: Emit
-) -> RunMarks:
-    """What happens at a mark of the loop."""
-    config = inputs.config
-    plan_values = plan.model_dump(mode="json")
-    return RunMarks(
-        engine=engine,
-        emit=emit,
-        folder=folder,
-        store=store,
-        held_out=eval_batches(
-            inputs.data.eval_examples,
-            micro_batch_size=plan.micro_batch_size,
-            seq_len=config.data.seq_len,
-            packing=config.data.packing,
-            pad_id=inputs.tokenizer.pad_id,
-        ),
-        metrics=config.evaluate.metrics,
-        model_folder=inputs.model.folder,
-        chat_template=inputs.chat_template,
-        keep_exports=config.checkpoint.keep_exports,
-        identity={
-            "config_hash": plan.config_hash,
-            "data_hash": plan.data_hash,
-            "model_hash": plan.model_hash,
-            "versions": plan.versions,
-            "world_size": 1,
-        },
-        run_state={"plan": plan_values, "config": config.model_dump(mode="json")},
+def build_saving(
+    config: RunConfig, feed: Feed, guard: Guard, engine: Engine, writer: BackgroundWriter, emit: Emit
+) -> Saving:
+    """Checkpoints of this run, with all that a resume needs."""
+    plan = feed.plan
+    identity = {
+        "config_hash": plan.config_hash,
+        "data_hash": plan.data_hash,
+        "model_hash": plan.model_hash,
+        "versions": plan.versions,
+        "world_size": 1,
+    }
+    asked = config.model_dump(mode="json")
+
+    def run_state() -> dict[str, Any]:
+        # The plan as amended by then, and the guard as it is then.
+        return {"plan": feed.plan.model_dump(mode="json"), "config": asked, "guard": guard.state()}
+
+    return Saving(engine, writer, emit, identity, run_state)
+
+
+def build_exports(inputs: Inputs, engine: Engine, folder: RunFolder, emit: Emit) -> Exports:
+    """Exports of this run."""
+    return Exports(
+        engine, emit, folder, inputs.model.folder, inputs.chat_template, inputs.config.checkpoint.keep_exports
     )
 
 
-def build_loop(inputs: Inputs, plan: Plan, stream: StepStream, marks: RunMarks, stop: StopSignal) -> Loop:
+def build_watchdog(config: RunConfig, on_stall: Callable[[float], None]) -> Watchdog:
+    """The watchdog with the run's patience."""
+    return Watchdog(config.guard.first_step_seconds, config.guard.step_seconds, on_stall)
+
+
+def build_loop(config: RunConfig, feed: Feed, guard: Guard, marks: RunMarks) -> Loop:
     """The loop with all its parts."""
-    config = inputs.config
+    plan = feed.plan
     return Loop(
         engine=marks.engine,
-        batches=stream.steps,
+        batches=feed.steps,
         learning_rate=build_schedule(config.train, plan.total_steps, plan.learning_rate),
-        cadence=build_cadence(
-            config.checkpoint,
-            config.evaluate,
-            steps_per_epoch=plan.steps_per_epoch or plan.total_steps,
-            total_steps=plan.total_steps,
-        ),
-        guard=Guard(),
+        cadence=build_cadence(config.checkpoint, config.evaluate, total_steps=plan.total_steps),
+        guard=guard,
         marks=marks,
-        stop=stop,
+        stop=marks.stop,
+        watchdog=marks.watchdog,
         total_steps=plan.total_steps,
     )

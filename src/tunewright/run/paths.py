@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunewright.config.load import LoadedConfig
+from tunewright.config.schema import STDIN
 
 
 def absolute_paths(loaded: LoadedConfig) -> LoadedConfig:
@@ -14,7 +15,11 @@ def absolute_paths(loaded: LoadedConfig) -> LoadedConfig:
     config, base = loaded.config, loaded.base_dir
 
     def absolute(path: str | None) -> str | None:
-        return str((base / Path(path).expanduser()).resolve()) if path else path
+        if not path or path == STDIN:
+            return path
+        whole = base / Path(path).expanduser()
+        # /dev/fd/63 is a pipe of this process, and what it links to is no path at all.
+        return str(whole.absolute() if whole.is_fifo() else whole.resolve())
 
     sources = tuple(source.model_copy(update={"path": absolute(source.path)}) for source in config.data.train)
     held_out = absolute(config.data.eval) if isinstance(config.data.eval, str) else config.data.eval

@@ -155,11 +155,20 @@ def _checkpoint_line(event: Event) -> str:
     return f"saved checkpoint: {event['path']} ({size_text(event['bytes'])}, {event['seconds']:.1f} s)"
 
 
+def _amendments(event: Event) -> str:
+    changes = ", ".join(f"{key} {value}" for key, value in event["changes"].items())
+    return f"{changes} ({event['reason']})" if "reason" in event else changes
+
+
 LINES: dict[str, Callable[[Event], str]] = {
     "evaluation": _evaluation_line,
     "checkpoint": _checkpoint_line,
     "export": lambda event: f"exported {event['kind']}: {event['path']}",
     "warning": lambda event: f"warning: {event['message']}",
-    "amended": lambda event: f"amended: {event['changes']}",
+    "amended": lambda event: f"amended: {_amendments(event)}",
+    "rolled_back": lambda event: (
+        f"went back from step {event['from_step']} to {event['step']}: {event['reason']}; "
+        f"{event['rows'][1] - event['rows'][0]:,} rows are passed over"
+    ),
     "resumed": lambda event: f"resumed at step {event['from_step']}",
 }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from tunewright.trackers.console import ConsoleTracker
 from tunewright.trackers.jsonl import EventLog
-from tunewright.trackers.protocol import Tracker
+from tunewright.trackers.protocol import Emit, Tracker
+
+# Seconds; only a disk or a terminal that hangs takes so long.
+LONGEST_EMIT = 5.0
 
 TRACKERS: dict[str, Callable[[int], Tracker]] = {"console": ConsoleTracker}
 
@@ -21,6 +25,7 @@ class Fanout:
     def __init__(self, log: EventLog, trackers: dict[str, Tracker]) -> None:
         self._log = log
         self._trackers = trackers
+        self._lock = RLock()
 
     def add(self, name: str, build: Callable[[int], Tracker], total_steps: int) -> None:
         """Start a tracker; one that does not start is reported and left out."""
@@ -30,7 +35,18 @@ class Fanout:
             self.emit("warning", 0, message=f"tracker {name} did not start and is left out: {error}")
 
     def emit(self, type: str, step: int, **fields: Any) -> None:
-        """Number, date and send one event. Raises OSError when the log cannot be written."""
+        """Number, date and send one event, from any thread.
+
+        Raises OSError when the log cannot be written, TimeoutError when another thread hangs in here.
+        """
+        if not self._lock.acquire(timeout=LONGEST_EMIT):
+            raise TimeoutError("the event log is in use by a thread that does not come back")
+        try:
+            self._emit(type, step, fields)
+        finally:
+            self._lock.release()
+
+    def _emit(self, type: str, step: int, fields: Mapping[str, Any]) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         event = self._log.emit({"type": type, "time": time, "step": step, **fields})
         failed: dict[str, Exception] = {}
@@ -54,7 +70,7 @@ class Fanout:
 
 
 @contextmanager
-def open_trackers(names: Sequence[str], log: Path, total_steps: int) -> Generator[Callable[..., None]]:
+def open_trackers(names: Sequence[str], log: Path, total_steps: int) -> Generator[Emit]:
     """The function that emits an event, for as long as the body runs. Raises OSError."""
     fanout = Fanout(EventLog(log), {})
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +14,16 @@ from typing import Any, cast
 from tunewright.trackers.protocol import Event
 
 EVENT_VERSION = 1
+LINES_KEPT = 10_000
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class EventLog:
     """Append events, one JSON line each, handed to the system at once.
 
     Opening an existing log goes on with its `seq`, one `attempt` higher, after cutting off a torn last line.
-    A number that is not finite is written as null, which every JSON reader takes.
+    A number that is not finite is written as null, which every JSON reader takes. Lines that a full disk
+    refuses are kept, LINES_KEPT at most, and written as soon as there is room.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,26 +35,51 @@ class EventLog:
                 last_attempt = max(last_attempt, event["attempt"])
         self.seq = last_seq
         self.attempt = last_attempt + 1
+        self._path = path
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._unwritten: deque[bytes] = deque()
 
     def emit(self, event: Event) -> Event:
         """Number the event and append it; returns it as written. Raises OSError."""
         self.seq += 1
+        if event["type"] == "rolled_back":
+            # Steps come again, as they do after a restart; readers take the highest attempt of each.
+            self.attempt += 1
         numbered = {
             "v": EVENT_VERSION,
             "seq": self.seq,
             "attempt": self.attempt,
             **{key: _finite(value) for key, value in event.items()},
         }
-        line = json.dumps(numbered, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        while line:
-            line = line[os.write(self._handle, line) :]
+        self._unwritten.append(json.dumps(numbered, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        try:
+            self._write_kept()
+        except OSError as error:
+            if error.errno not in NO_ROOM or len(self._unwritten) > LINES_KEPT:
+                raise
         return numbered
 
     def close(self) -> None:
-        """Make the log durable and close it."""
-        os.fsync(self._handle)
-        os.close(self._handle)
+        """Write what was kept, make the log durable and close it. Raises OSError."""
+        try:
+            self._write_kept()
+            os.fsync(self._handle)
+        finally:
+            os.close(self._handle)
+
+    def _write_kept(self) -> None:
+        while self._unwritten:
+            line = self._unwritten[0]
+            written = 0
+            try:
+                while written < len(line):
+                    written += os.write(self._handle, line[written:])
+            except OSError as error:
+                # A line that only fits in part must not stand in front of the next try.
+                os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
+                error.filename = error.filename or str(self._path)
+                raise
+            self._unwritten.popleft()
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,13 @@ from typing import Any, Protocol
 
 Event = Mapping[str, Any]
 
+
+class Emit(Protocol):
+    """Send one event to the event log and every tracker. Raises OSError when the log cannot be written."""
+
+    def __call__(self, type: str, step: int, **fields: Any) -> None: ...
+
+
 EVENT_TYPES = (
     "run_started",
     "step",
@@ -17,6 +24,7 @@ EVENT_TYPES = (
     "warning",
     "amended",
     "resumed",
+    "rolled_back",
     "run_finished",
 )
 

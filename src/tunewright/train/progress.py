@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tunewright.engines.protocol import PendingStep
 from tunewright.types import StepBatch
@@ -11,13 +13,23 @@ from tunewright.types import StepBatch
 @dataclass(frozen=True, slots=True)
 class Progress:
     """position: source rows consumed over all epochs; with the seed it is the whole state of the data order.
-    epoch: passes over the data. tokens: real tokens trained on. skipped_steps: updates not applied."""
+    epoch: passes over the data. tokens: real tokens trained on. skipped_steps: updates not applied.
+    passed_over: rows [from, to) that a rollback left out for good. marks_due: a stop came before everything
+    that belongs to this step (evaluation, export) was done."""
 
     step: int = 0
     position: int = 0
     epoch: float = 0.0
     tokens: int = 0
     skipped_steps: int = 0
+    passed_over: tuple[tuple[int, int], ...] = ()
+    marks_due: bool = False
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Progress:
+        """From the JSON values of a checkpoint; fields that its version did not have get their defaults."""
+        passed_over = tuple((first, end) for first, end in saved.get("passed_over", ()))
+        return replace(cls(**dict(saved)), passed_over=passed_over)
 
     def after(self, batch: StepBatch) -> Progress:
         """One optimizer step further."""

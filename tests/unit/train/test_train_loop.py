@@ -6,7 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,15 +21,17 @@ from tunewright.data.collate import BatchShape
 from tunewright.data.example_rows import MemoryRows
 from tunewright.data.step import StepRule
 from tunewright.data.stream import StepStream
-from tunewright.errors import EngineError
+from tunewright.errors import EngineOutOfMemory
 from tunewright.evaluate.runner import run_evaluation
 from tunewright.train.cadence import build_cadence
-from tunewright.train.guard import Guard
-from tunewright.train.loop import Loop, train
+from tunewright.train.guard import Diverged, Guard
+from tunewright.train.loop import train
+from tunewright.train.parts import Loop
 from tunewright.train.progress import Progress, RunningStep
 from tunewright.train.schedule import build_schedule
 from tunewright.train.stop import StopSignal
-from tunewright.types import Example, LossSums, SourceRef, StepBatch, StepStats
+from tunewright.train.watchdog import Watchdog
+from tunewright.types import Example, SourceRef, StepBatch, StepStats
 
 VOCABULARY = 24
 STEPS = 12
@@ -46,6 +48,7 @@ class Recorder:
     calls: list[tuple[str, int]] = field(default_factory=list)
     steps: dict[int, tuple[StepStats, float]] = field(default_factory=dict)
     valid_losses: list[float] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def step(self, done: RunningStep, stats: StepStats, seconds: float, skipped_steps: int) -> None:
         assert seconds >= done.data_seconds >= 0
@@ -57,6 +60,12 @@ class Recorder:
         self.calls.append(("evaluate", progress.step))
         batch = next(_stream().steps(0)).micro_batches
         self.valid_losses.append(run_evaluation(self.engine, batch, ())["valid_loss"])
+
+    def warn(self, step: int, message: str) -> None:
+        self.warnings.append(message)
+
+    def split(self, progress: Progress, error: EngineOutOfMemory) -> None:
+        raise error
 
     def save(self, progress: Progress) -> None:
         self.calls.append(("save", progress.step))
@@ -85,17 +94,17 @@ def _loop(folder: Path, **marks: int) -> Loop:
     stop = StopSignal()
     return Loop(
         engine=engine,
-        batches=stream.steps,
+        batches=lambda progress: (step for step in stream.steps(progress.position)),
         learning_rate=build_schedule(TrainConfig(warmup_ratio=0.2), STEPS, 0.05),
         cadence=build_cadence(
             CheckpointConfig(every_steps=4),
             EvaluateConfig(every_steps=5),
-            steps_per_epoch=stream.count_steps(1),
             total_steps=STEPS,
         ),
         guard=Guard(),
         marks=Recorder(engine, CheckpointStore(folder, keep=3, keep_best=False), stop, **marks),
         stop=stop,
+        watchdog=Watchdog(60, 60, pytest.fail),
         total_steps=STEPS,
     )
 
@@ -138,7 +147,7 @@ def test_stopped_and_resumed_equals_the_whole_run_bitwise(tmp_path: Path, stop_a
     loaded = second.marks.store.load()
     assert loaded.step == stopped.step
     second.engine.restore(loaded.engine)
-    end = train(second, Progress(**loaded.run_state))
+    end = train(second, Progress.of(loaded.run_state))
     assert end == train(_loop(tmp_path / "again"), Progress())
     assert _state(second) == _state(whole)
     assert {**first.marks.steps, **second.marks.steps} == whole.marks.steps
@@ -154,29 +163,22 @@ def test_run_without_dropout_state_would_differ(tmp_path: Path):
     second.engine.restore(
         dataclasses.replace(loaded.engine, values={**loaded.engine.values, "dropout": fresh})
     )
-    train(second, Progress(**loaded.run_state))
+    train(second, Progress.of(loaded.run_state))
     assert _state(second) != _state(whole)
 
 
 def test_three_steps_without_a_finite_gradient_end_the_run(tmp_path: Path):
     loop = _loop(tmp_path)
 
-    def poisoned(position: int) -> Iterator[StepBatch]:
-        for number, batch in enumerate(_stream().steps(position)):
+    def poisoned(progress: Progress) -> Generator[StepBatch]:
+        for number, batch in enumerate(_stream().steps(progress.position)):
             yield dataclasses.replace(batch, loss_weight=batch.loss_weight if number < 2 else math.nan)
 
     loop = dataclasses.replace(loop, batches=poisoned)
-    with pytest.raises(EngineError, match="3 steps in a row") as caught:
+    with pytest.raises(Diverged, match="3 steps in a row") as caught:
         train(loop, Progress())
-    assert caught.value.code == "engine.diverged"
+    assert (caught.value.code, caught.value.progress.step) == ("engine.diverged", 5)
     assert all(np.isfinite(value).all() for value in loop.engine.values.values())
-
-
-def test_steps_that_only_lower_the_loss_scale_do_not_end_the_run():
-    guard, sums = Guard(), LossSums(1.0, 1.0, 1, 0)
-    for step in range(10):
-        guard.check(step, StepStats(sums, math.inf, skipped=True, rescaled=True))
-    assert guard.skipped_in_a_row == 0
 
 
 def test_loop_and_its_parts_load_no_framework():

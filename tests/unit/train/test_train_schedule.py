@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tunewright.config.schema import CheckpointConfig, EvaluateConfig, TrainConfig
 from tunewright.train.cadence import Cadence, build_cadence
+from tunewright.train.progress import Progress
 from tunewright.train.schedule import SCHEDULES, build_schedule
 from tunewright.train.stop import StopSignal
 
@@ -56,23 +57,24 @@ def test_marks_are_where_the_config_puts_them(every: int, total: int, export: st
     cadence = build_cadence(
         CheckpointConfig(every_steps=every, export_every=export),
         EvaluateConfig(every_steps=every),
-        steps_per_epoch=5,
         total_steps=total,
     )
     steps = range(total + 1)
+    exports = [step for step in steps if cadence.exports(Progress(step=step, epoch=step / 5))]
     assert [step for step in steps if cadence.saves(step)] == sorted({*range(every, total + 1, every), total})
     assert [step for step in steps if cadence.evaluates(step)] == sorted({*range(0, total + 1, every), total})
     spacing = {"epoch": 5, "never": total, 7: 7}[export]
-    assert [step for step in steps if cadence.exports(step)] == list(range(spacing, total, spacing))
+    assert exports == list(range(spacing, total, spacing))
     assert all(
-        cadence.is_mark(step) == (cadence.saves(step) or cadence.evaluates(step) or cadence.exports(step))
+        cadence.is_mark(Progress(step=step, epoch=step / 5))
+        == (cadence.saves(step) or cadence.evaluates(step) or step in exports)
         for step in steps
     )
 
 
 def test_state_before_the_first_step_is_not_saved():
-    cadence = Cadence(total_steps=4, evaluate_every_steps=2, save_every_steps=2, export_every_steps=2)
-    assert (cadence.evaluates(0), cadence.saves(0), cadence.exports(0)) == (True, False, False)
+    cadence = Cadence(total_steps=4, evaluate_every_steps=2, save_every_steps=2, export_every=2)
+    assert (cadence.evaluates(0), cadence.saves(0), cadence.exports(Progress())) == (True, False, False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,62 @@
+"""Servable exports of a run: adapter or merged model with tokenizer, chat template and certificate."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from tunewright.engines.protocol import Engine
+from tunewright.files import write_file, write_json
+from tunewright.run.folder import RunFolder, new_folder
+from tunewright.trackers.protocol import Emit
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """Where exports go and what goes with them. chat_template: file that replaces the model's own."""
+
+    engine: Engine
+    emit: Emit
+    folder: RunFolder
+    model_folder: Path
+    chat_template: Path | None
+    keep: int
+
+    def write(self, name: str, step: int, *, merge: bool) -> Path:
+        """Export into exports/<name>; replaces an older one of that name."""
+        started = perf_counter()
+        final = self.folder.exports / name
+        with new_folder(final) as folder:
+            certificate = self.engine.export(folder, merge=merge)
+            self._copy_tokenizer(folder)
+            write_json(folder / "certificate.json", {"step": step, **certificate})
+        kind = "adapter" if (final / "adapter_config.json").exists() else "model"
+        self.emit("export", step, path=str(final), kind=kind, seconds=perf_counter() - started)
+        return final
+
+    def write_step(self, step: int) -> None:
+        """The export of a step on the way; the oldest of these goes."""
+        self.write(f"step-{step:06d}", step, merge=False)
+        steps = sorted(self.folder.exports.glob("step-*"))
+        for old in steps[: -self.keep]:
+            shutil.rmtree(old)
+
+    def _copy_tokenizer(self, folder: Path) -> None:
+        files = {name: self.model_folder / name for name in TOKENIZER_FILES}
+        if self.chat_template:
+            files["chat_template.jinja"] = self.chat_template
+        for name, source in files.items():
+            # Exports of whole models come with a generation_config.json of their own.
+            if source.exists() and not (folder / name).exists():
+                write_file(folder / name, [source.read_bytes()])

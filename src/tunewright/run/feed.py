@@ -1,0 +1,48 @@
+"""The micro-batches of a run: how the rows of a step are spread, and what changes when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+from tunewright.data.prefetch import prefetched
+from tunewright.data.stream import StepStream, eval_batches
+from tunewright.errors import EngineOutOfMemory
+from tunewright.run.inputs import Inputs
+from tunewright.run.plan import Plan
+from tunewright.train.progress import Progress
+from tunewright.types import Batch, StepBatch
+
+
+class Feed:
+    """Steps and held-out batches under the plan in force. `plan` changes only by an amendment.
+
+    streams: the stream of steps for a number of rows a forward pass.
+    """
+
+    def __init__(self, inputs: Inputs, plan: Plan, streams: Callable[[int], StepStream]) -> None:
+        self._inputs, self._streams = inputs, streams
+        self.plan = plan
+
+    def steps(self, progress: Progress) -> Generator[StepBatch]:
+        """Step batches from `progress` on, built ahead in the background."""
+        return prefetched(self._streams(self.plan.micro_batch_size).steps(progress.position))
+
+    def held_out(self) -> list[Batch]:
+        """Batches that hold each held-out example once."""
+        data = self._inputs.config.data
+        return eval_batches(
+            self._inputs.data.eval_examples,
+            micro_batch_size=self.plan.micro_batch_size,
+            seq_len=data.seq_len,
+            packing=data.packing,
+            pad_id=self._inputs.tokenizer.pad_id,
+        )
+
+    def halve(self, error: EngineOutOfMemory) -> dict[str, object]:
+        """Half the rows a forward pass from now on; returns what was changed. The rows of a step, its loss
+        and its gradient stay the same. Raises `error` when a micro-batch is one row already."""
+        if self.plan.micro_batch_size == 1:
+            raise error
+        changes: dict[str, object] = {"micro_batch_size": self.plan.micro_batch_size // 2}
+        self.plan = self.plan.model_copy(update=changes)
+        return changes
