@@ -84,7 +84,7 @@ _FAMILY_TABLE = {
         layers=4,
         options={"head_dim": 16, "query_pre_attn_scalar": 16, **_windows(4)},
     ),
-    "phi3": Family("Phi3Config", "Phi3ForCausalLM", tied=False, options={"sliding_window": None}),
+    "phi3": Family("Phi3Config", "Phi3ForCausalLM", tied=False, options={"sliding_window": WINDOW}),
 }
 
 
