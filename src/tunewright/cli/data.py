@@ -57,21 +57,21 @@ def check(  # noqa: PLR0913 - one parameter an option
 
     Exits with 3 when rows cannot be trained on.
     """
-    from tunewright.data.prepare import survey_data
+    from tunewright.data.prepare import check_data
     from tunewright.data.prepared import check_prepared
     from tunewright.errors import ExitCode
 
     data = _build_config(
         file, format_, columns, seq_len=seq_len, overlong=overlong, train_on=train_on, thinking=thinking
     )
-    prepared = survey_data(data, _load_tokenizer(model, chat_template), Path.cwd(), seed=0)
+    checked = check_data(data, _load_tokenizer(model, chat_template), Path.cwd())
     if as_json:
-        typer.echo(json.dumps(prepared.report.to_json(), ensure_ascii=False))
+        typer.echo(json.dumps(checked.report.to_json(), ensure_ascii=False))
     else:
-        _print_report(prepared.report)
-    if prepared.report.errors:
+        _print_report(checked.report)
+    if checked.report.errors:
         raise typer.Exit(int(ExitCode.DATA_ERROR))
-    check_prepared(prepared)
+    check_prepared(checked)
 
 
 def show(

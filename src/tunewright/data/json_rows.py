@@ -22,13 +22,24 @@ _SPACE = b" \t\r\n"
 
 def iter_json_rows(path: Path, shown: str) -> Iterator[RawRow | DataError]:
     """Rows, or the DataError in a row's place, of a .json or .jsonl file. `shown` names it in messages."""
+    is_lines = holds_lines(path, shown)
     with path.open("rb") as file:
-        first = _first_byte(file, shown)
-        file.seek(0)
-        if first == b"[":
-            yield from _iter_array(file, shown)
-        else:
+        if is_lines:
             yield from _iter_json_lines(file, shown, is_json=path.suffix.lower() == ".json")
+        else:
+            yield from _iter_array(file, shown)
+
+
+def holds_lines(path: Path, shown: str) -> bool:
+    """Whether a JSON file holds one row per line, not an array. Raises DataError for UTF-16."""
+    with path.open("rb") as file:
+        return _first_byte(file, shown) != b"["
+
+
+def read_line(line: bytes | None, source: SourceRef) -> RawRow:
+    """The row of a line of iter_lines. Raises DataError naming the place."""
+    element = Element(decode_line(line, str(source)).rstrip("\r\n"), source.line, 1)
+    return _read_row(element, source, row=None)
 
 
 def _first_byte(file: BinaryIO, shown: str) -> bytes:
@@ -54,9 +65,7 @@ def _iter_json_lines(file: BinaryIO, shown: str, *, is_json: bool) -> Iterator[R
             continue
         source = SourceRef(shown, number)
         try:
-            row = _read_row(
-                Element(decode_line(line, str(source)).rstrip("\r\n"), number, 1), source, row=None
-            )
+            row = read_line(line, source)
         except DataError as error:
             # A pretty-printed object is one fault, not one per line.
             if is_first and is_json and error.code == "data.broken-json":

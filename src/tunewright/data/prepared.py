@@ -7,36 +7,49 @@ from dataclasses import dataclass
 from tunewright.data.example_rows import ExampleRows
 from tunewright.data.report import DataReport
 from tunewright.data.row_survey import ERRORS_KEPT
+from tunewright.data.windows import Windows
 from tunewright.errors import DataError
 from tunewright.types import Example
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedData:
-    """Tokenised data. train_sources: the rows of each source and its weight, ready for StepStream.
+class Checked:
+    """What was found in the data. errors: the first faults, for a message; the report counts all of them."""
 
-    errors: the first faults, for a message; the report counts all of them.
-    """
+    report: DataReport
+    errors: tuple[DataError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Data ready to train on. train_sources: the rows of each source and its weight, for StepStream. errors:
+    see Checked. windows: what is trained on instead where it comes through a pipe; its report grows."""
 
     train_sources: tuple[tuple[ExampleRows, float], ...]
     eval_examples: tuple[Example, ...]
     report: DataReport
     errors: tuple[DataError, ...] = ()
+    windows: Windows | None = None
+
+    @property
+    def checked(self) -> Checked:
+        """The data without its rows."""
+        return Checked(self.report, self.errors)
 
 
-def check_prepared(prepared: PreparedData) -> None:
+def check_prepared(checked: Checked) -> None:
     """Raise DataError when any row is bad or nothing is left to train on."""
-    report = prepared.report
-    if prepared.errors:
-        shown = "\n".join(str(error).split("\nhint:")[0] for error in prepared.errors)
+    report = checked.report
+    if checked.errors:
+        shown = "\n".join(str(error).split("\nhint:")[0] for error in checked.errors)
         total = sum(finding.count for finding in report.errors)
         raise DataError(
             f"{total} bad {'row' if total == 1 else 'rows'} of {report.rows_checked}:\n{shown}"
             + (f"\n… and {total - ERRORS_KEPT} more" if total > ERRORS_KEPT else ""),
-            hint=prepared.errors[0].hint or "see `tunewright data check` for all of them",
-            code=prepared.errors[0].code if len(report.errors) == 1 else "data.bad-rows",
+            hint=checked.errors[0].hint or "see `tunewright data check` for all of them",
+            code=checked.errors[0].code if len(report.errors) == 1 else "data.bad-rows",
         )
-    if report.train_rows == 0 or report.examples == 0:
+    if report.loading != "piped" and (report.train_rows == 0 or report.examples == 0):
         raise DataError(
             "no row is left to train on",
             where=", ".join(source.path for source in report.sources),

@@ -21,7 +21,7 @@ LINES_LISTED = 20
 """Places listed per finding; the count is always exact."""
 
 Severity = Literal["error", "warning", "note"]
-Loading = Literal["memory", "indexed"]
+Loading = Literal["memory", "indexed", "piped"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -39,33 +39,71 @@ class RowSource:
         return len(self.rows) + self.bad_count
 
 
+@dataclass(frozen=True, slots=True)
+class OpenRows:
+    """A source whose rows can be taken once, in file order; a fault of a row comes in its place."""
+
+    format: str
+    found: str
+    rows: Iterator[Row | DataError]
+
+
 def read_rows(source: SourceConfig, base_dir: Path) -> RowSource:
     """Read every row of a source. Rows that cannot be trained on are collected, not raised.
+
+    Raises as open_rows does.
+    """
+    opened = open_rows(source, base_dir)
+    faults = Faults()
+    rows: list[Row] = []
+    for row in opened.rows:
+        if isinstance(row, DataError):
+            faults.add(row)
+        else:
+            rows.append(row)
+    return RowSource(source, opened.format, tuple(rows), tuple(faults.kept), faults.count, opened.found)
+
+
+def open_rows(source: SourceConfig, base_dir: Path) -> OpenRows:
+    """The rows of a source, read as they are taken.
 
     Raises DataError when there is no file, no row, no readable row, no format that fits, or a wrong column
     mapping.
     """
-    faults = Faults()
     stream = iter_raw_rows(base_dir / source.path, source.path)
-    head = _take_head(stream)
+    head = take_head(stream)
+    format_, found = settle_format(source, head)
+    return OpenRows(format_, found, _parse_rows(chain(head, stream), format_, source.columns))
+
+
+def settle_format(source: SourceConfig, head: Sequence[RawRow | DataError]) -> tuple[str, str]:
+    """The format of a source whose first rows are `head`, and how it was decided, for people.
+
+    Raises DataError when no row is readable or no format fits.
+    """
     sample = [raw for raw in head if isinstance(raw, RawRow)][:SAMPLE_ROWS]
     if not sample:
         raise next(raw for raw in head if isinstance(raw, DataError))
     format_ = resolve_format(source.format, sample, source.columns)
-    rows: list[Row] = []
-    for raw in chain(head, stream):
+    return format_, _explain(source, format_, len(sample))
+
+
+def _parse_rows(
+    raws: Iterable[RawRow | DataError], format_: str, columns: Mapping[str, str]
+) -> Iterator[Row | DataError]:
+    for raw in raws:
         if isinstance(raw, DataError):
-            faults.add(raw)
+            yield raw
             continue
         try:
-            rows.append(parse_row(raw, format_, source.columns))
+            row = parse_row(raw, format_, columns)
         except DataError as error:
-            faults.add(error)
-    found = _explain(source, format_, len(sample))
-    return RowSource(source, format_, tuple(rows), tuple(faults.kept), faults.count, found)
+            yield error
+        else:
+            yield row
 
 
-def _take_head(stream: Iterator[RawRow | DataError]) -> list[RawRow | DataError]:
+def take_head(stream: Iterator[RawRow | DataError]) -> list[RawRow | DataError]:
     """The first rows up to SAMPLE_ROWS good ones, or FAULTS_KEPT in all."""
     head: list[RawRow | DataError] = []
     good = 0

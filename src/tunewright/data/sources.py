@@ -36,9 +36,40 @@ def iter_raw_rows(path: Path, shown: str | None = None) -> Iterator[RawRow | Dat
     shown: the name of `path` in messages and in each row's source.
     """
     shown = shown or str(path)
-    for file in find_files(path, shown):
-        name = shown if file == path else str(Path(shown) / file.name)
-        yield from _iter_file(file, name)
+    for file, name in find_named_files(path, shown):
+        yield from iter_file(file, name)
+
+
+def iter_file(path: Path, shown: str) -> Iterator[RawRow | DataError]:
+    """Rows of one data file, a fault of a row in its place. Raises DataError for a fault of the file."""
+    is_empty = True
+    try:
+        for row in READERS[path.suffix.lower()](path, shown) if path.stat().st_size else ():
+            is_empty = False
+            yield detach(row) if isinstance(row, DataError) else row
+    except OSError as error:
+        raise unreadable(shown, error) from error
+    if is_empty:
+        raise empty_file(shown)
+
+
+def empty_file(shown: str) -> DataError:
+    """The error for a file without rows."""
+    return DataError("the file is empty: it holds no rows", where=shown, code="data.empty-file")
+
+
+def unreadable(shown: str, error: OSError) -> DataError:
+    """The error for a file that the system does not let us read."""
+    return DataError(
+        f"the file cannot be read: {error.strerror or error}", where=shown, code="data.unreadable-file"
+    )
+
+
+def find_named_files(path: Path, shown: str) -> list[tuple[Path, str]]:
+    """As find_files, each with its name in messages."""
+    return [
+        (file, shown if file == path else str(Path(shown) / file.name)) for file in find_files(path, shown)
+    ]
 
 
 def find_files(path: Path, shown: str) -> list[Path]:
@@ -93,17 +124,3 @@ def _check_kind(path: Path, shown: str) -> None:
         hint=hint,
         code="data.unsupported-file",
     )
-
-
-def _iter_file(path: Path, shown: str) -> Iterator[RawRow | DataError]:
-    is_empty = True
-    try:
-        for row in READERS[path.suffix.lower()](path, shown) if path.stat().st_size else ():
-            is_empty = False
-            yield detach(row) if isinstance(row, DataError) else row
-    except OSError as error:
-        raise DataError(
-            f"the file cannot be read: {error.strerror or error}", where=shown, code="data.unreadable-file"
-        ) from error
-    if is_empty:
-        raise DataError("the file is empty: it holds no rows", where=shown, code="data.empty-file")

@@ -7,6 +7,7 @@ through the one ChatTokenizer, so that training sees exactly the text that infer
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -88,6 +89,19 @@ class ChatTokenizer:
         """Id that fills padded places. Never used to find what is padding."""
         pad = self._hugging.pad_token_id
         return int(pad if pad is not None else self.eos_id or 0)
+
+    def digest(self) -> str:
+        """sha256 over what decides about tokens: the tokenizer's files and the chat template."""
+        digest = hashlib.sha256((self.chat_template or "").encode())
+        for name in (
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "added_tokens.json",
+            "special_tokens_map.json",
+        ):
+            path = Path(self._where) / name
+            digest.update(path.read_bytes() if path.is_file() else b"")
+        return digest.hexdigest()
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[str] = (), *, generation_prompt: bool = False
