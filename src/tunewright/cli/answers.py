@@ -25,7 +25,8 @@ Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest t
 TopP = Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this probability.")]
 TopK = Annotated[int, typer.Option(min=0, help="Draw from this many likeliest tokens; 0 is all.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
+Engine = Annotated[str, typer.Option(help="auto, torch or mlx.")]
+Device = Annotated[str, typer.Option(help="auto or cpu; torch: mps, cuda, cuda:N; mlx: metal, cuda.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 
 
@@ -49,7 +50,7 @@ class Speaker:
         return text
 
 
-def load_speaker(model: str, adapter: Path | None, *, device: str, dtype: str) -> Speaker:
+def load_speaker(model: str, adapter: Path | None, *, engine: str, device: str, dtype: str) -> Speaker:
     """Load what MODEL and --adapter name; warnings go to stderr."""
     from tunewright.data.templates import load_tokenizer
     from tunewright.models.served import resolve_served
@@ -58,10 +59,11 @@ def load_speaker(model: str, adapter: Path | None, *, device: str, dtype: str) -
     for warning in served.model.warnings:
         typer.echo(f"warning: {warning}", err=True)
     tokenizer = load_tokenizer(served.tokenizer_folder, None)
-    # Last, because it takes seconds to load torch, and a bad name should be told at once.
+    # Last, because it takes seconds to load an engine, and a bad name should be told at once.
     from tunewright.inference.generator import load_generator
 
-    return Speaker(load_generator(served.model, served.adapter, device=device, dtype=dtype), tokenizer)
+    generator = load_generator(served.model, served.adapter, engine=engine, device=device, dtype=dtype)
+    return Speaker(generator, tokenizer)
 
 
 def stream_text(tokens: Iterator[int], tokenizer: ChatTokenizer) -> Iterator[str]:

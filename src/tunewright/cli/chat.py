@@ -23,6 +23,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     top_p: answers.TopP = 0.95,
     top_k: answers.TopK = 0,
     seed: answers.Seed = 0,
+    engine: answers.Engine = "auto",
     device: answers.Device = "auto",
     dtype: answers.Dtype = "auto",
 ) -> None:
@@ -33,7 +34,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     from tunewright.inference.sampling import SamplingOptions
 
     options = SamplingOptions(max_new_tokens, temperature, top_p, top_k, seed)
-    speaker = answers.load_speaker(model, adapter, device=device, dtype=dtype)
+    speaker = answers.load_speaker(model, adapter, engine=engine, device=device, dtype=dtype)
     typer.echo(f"talking with {model}; /clear starts anew, /exit ends", err=True)
     _converse(speaker, _opening(system), options)
 

@@ -27,7 +27,7 @@ def command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Train this many steps instead of all; fewer show less.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Engine that trains: auto or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="Engine that trains and answers: auto, torch or mlx.")] = "auto",
     eval_seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out questions.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: a new one below runs/.")] = None,
 ) -> None:
@@ -46,13 +46,13 @@ def command(
     view.open(rows, eval_seed, _sample_rows())
     tokenizer = load_tokenizer(TINY_MODEL, None)
 
-    before, seconds = _answer(rows, None, tokenizer)
+    before, seconds = _answer(rows, None, tokenizer, engine)
     view.base_score(rows, before, seconds)
     result = _train(loaded, out)
     if result.export is None:
         view.stopped(result.folder)
         raise typer.Exit(int(result.exit_code))
-    after, _ = _answer(rows, result.export, tokenizer)
+    after, _ = _answer(rows, result.export, tokenizer, engine)
 
     answered = [
         Answered(*row, *pair) for row, pair in zip(rows, zip(before, after, strict=True), strict=True)
@@ -79,7 +79,7 @@ def _sample_rows() -> list[tuple[str, str]]:
 
 
 def _answer(
-    rows: Sequence[tuple[str, str]], adapter: Path | None, tokenizer: ChatTokenizer
+    rows: Sequence[tuple[str, str]], adapter: Path | None, tokenizer: ChatTokenizer, engine: str
 ) -> tuple[list[str], float]:
     """The model's answers, and how many seconds they took."""
     from tunewright.inference.sampling import SamplingOptions
@@ -88,15 +88,15 @@ def _answer(
     started = perf_counter()
     prompts = [tokenizer.encode_prompt([Message("user", question)]) for question, _ in rows]
     options = SamplingOptions(max_new_tokens=LONGEST_ANSWER)
-    answers = _load_generator(adapter).generate_batch(prompts, options, tokenizer.stop_ids)
+    answers = _load_generator(adapter, engine).generate_batch(prompts, options, tokenizer.stop_ids)
     return [tokenizer.decode(ids) for ids in answers], perf_counter() - started
 
 
-def _load_generator(adapter: Path | None) -> Generator:
+def _load_generator(adapter: Path | None, engine: str) -> Generator:
     from tunewright.inference.generator import load_generator
     from tunewright.models.resolve import resolve_model
 
-    return load_generator(resolve_model("builtin:tiny"), adapter, device="cpu", dtype="fp32")
+    return load_generator(resolve_model("builtin:tiny"), adapter, engine=engine, device="cpu", dtype="fp32")
 
 
 def _load_config(steps: int | None, engine: str) -> LoadedConfig:

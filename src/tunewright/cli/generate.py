@@ -26,6 +26,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     top_k: answers.TopK = 0,
     seed: answers.Seed = 0,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, no chat template.")] = False,
+    engine: answers.Engine = "auto",
     device: answers.Device = "auto",
     dtype: answers.Dtype = "auto",
 ) -> None:
@@ -39,7 +40,7 @@ def command(  # noqa: PLR0913 - one parameter an option
     if raw and system is not None:
         raise typer.BadParameter("--raw has no system message")
     options = SamplingOptions(max_new_tokens, temperature, top_p, top_k, seed)
-    speaker = answers.load_speaker(model, adapter, device=device, dtype=dtype)
+    speaker = answers.load_speaker(model, adapter, engine=engine, device=device, dtype=dtype)
     speaker.answer(_encode(speaker.tokenizer, text, system, raw=raw), options)
 
 

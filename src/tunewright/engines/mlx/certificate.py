@@ -1,0 +1,84 @@
+"""Proof that merged weights on disk compute what the trained model in memory does.
+
+Log-probabilities of some real rows, before and after; the bound is twice what these rows move between a
+bf16 and an fp32 forward, so a difference below it is within what number formats do anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+from numpy.typing import NDArray
+
+from tunewright.engines.mlx.attention import head_logits, hidden_states
+from tunewright.engines.mlx.load import BaseModel, load_model
+from tunewright.engines.mlx.precision import DTYPES
+from tunewright.engines.protocol import EngineSpec
+from tunewright.errors import EngineError
+
+_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+
+
+def log_probs(base: BaseModel, rows: Sequence[NDArray[np.int64]], precision: str) -> NDArray[np.float32]:
+    """Log-probability (nats) of each row's tokens but the first, one after the other."""
+    parts: list[NDArray[np.float32]] = []
+    with _computing_in(base, DTYPES[precision]):
+        for row in rows:
+            tokens_1N = mx.array(row.astype(np.int32))[None]
+            logits_SV = head_logits(base, hidden_states(base, tokens_1N)[0, :-1]).astype(mx.float32)
+            chosen_S = mx.take_along_axis(logits_SV, tokens_1N[0, 1:, None], axis=-1)[:, 0]
+            parts.append(np.array(chosen_S - mx.logsumexp(logits_SV, axis=-1)))
+    return np.concatenate(parts)
+
+
+def certify_merge(
+    folder: Path, reference: NDArray[np.float32], rows: Sequence[NDArray[np.int64]], spec: EngineSpec
+) -> Mapping[str, object]:
+    """Load the written model and compare with `reference`. Raises EngineError beyond the bound."""
+    merged = load_model(folder, dtype=DTYPES[spec.dtype])
+    measured = float(np.abs(log_probs(merged, rows, spec.precision) - reference).max())
+    bound = 2 * float(np.abs(log_probs(merged, rows, "fp32") - log_probs(merged, rows, "bf16")).max())
+    if not measured <= bound:
+        raise EngineError(
+            "the merged model does not compute what the adapter does",
+            where=str(folder),
+            got=f"log-probabilities off by {measured:.2e}",
+            expected=f"at most {bound:.2e}",
+            hint="export the adapter without merging, or train with model.dtype: fp32",
+            code="engine.certificate",
+        )
+    return {
+        "kind": "merged",
+        "compared": "log-probabilities of next tokens",
+        "rows": len(rows),
+        "tokens": len(reference),
+        "largest_difference": measured,
+        "bound": bound,
+    }
+
+
+@contextmanager
+def _computing_in(base: BaseModel, dtype: mx.Dtype) -> Iterator[None]:
+    """All floating weights in `dtype` inside, as they were afterwards."""
+    held: dict[str, Any] = dict(tree_flatten(base.module.parameters()))
+    cast = {
+        name: values.astype(dtype)
+        for name, values in held.items()
+        if values.dtype in _FLOATS and values.dtype != dtype
+    }
+    _install(base, cast)
+    try:
+        yield
+    finally:
+        _install(base, {name: held[name] for name in cast})
+
+
+def _install(base: BaseModel, values: Mapping[str, mx.array]) -> None:
+    tree: Any = tree_unflatten(list(values.items()))
+    base.module.update(tree)
