@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo test check coverage slow docs clean
+.PHONY: help install demo test numerics check coverage slow docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -40,6 +40,9 @@ test: $(VENV)/.installed-dev  ## Run the test suite with coverage
 
 slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
+numerics: $(VENV)/.installed-dev  ## Measure what must be equal on every model family and print the table
+	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/numerics.py $(if $(JSON),--json $(JSON))
 
 check: $(VENV)/.installed-dev  ## Format, lint, import contracts, types, generated docs
 	$(BIN)/ruff format --check src tests scripts docs
