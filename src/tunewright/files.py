@@ -78,6 +78,14 @@ def sample_pages(path: Path) -> Iterator[bytes]:
             yield file.read(PAGE_BYTES)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, so that it survives a power cut. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
 def commit_folder(temporary: Path, final: Path) -> None:
     """Give a finished folder its name: after this returns, the whole folder survives a power cut.
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -28,7 +29,7 @@ from tunewright.checkpoint.manifest import (
     write_manifest,
 )
 from tunewright.errors import CheckpointError
-from tunewright.files import commit_folder, json_bytes, write_json
+from tunewright.files import commit_folder, json_bytes, make_folder, write_json
 from tunewright.types import EngineState
 
 ARRAYS = "engine.safetensors"
@@ -92,7 +93,7 @@ class CheckpointStore:
         manifest = Manifest(step, ranked, identity, {})
         needed = sum(memoryview(array.data).nbytes for array in engine.arrays.values()) + JSON_BYTES
         with named_disk_faults(self.folder, needed):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._remove_leftovers()
             size = _committed_bytes(final, manifest)
             if size is None:
@@ -141,14 +142,14 @@ class CheckpointStore:
             size = _write(temporary, manifest, engine, run_state)
             commit_folder(temporary, final)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_tree(temporary)
             raise
         return size
 
     def _remove_leftovers(self) -> None:
         # run.lock keeps other live writers out, so a temporary folder here is of a process that died.
         for leftover in self.folder.glob("tmp-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove_tree(leftover)
 
     def _remove_old(self) -> None:
         steps = self.steps()
@@ -175,13 +176,20 @@ class CheckpointStore:
             self._path(step).rename(doomed)
         except OSError:
             return  # the new checkpoint is safe; an old one too many is not worth ending a run for
-        shutil.rmtree(doomed, ignore_errors=True)
+        _remove_tree(doomed)
 
     def _metric(self, step: int) -> Metric | None:
         try:
             return read_manifest(self._path(step)).metric
         except CheckpointError:
             return None
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove what can be removed; the next save tries again."""
+    # ignore_errors alone lets a failing close through.
+    with suppress(OSError):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _committed_bytes(final: Path, manifest: Manifest) -> int | None:

@@ -1,4 +1,4 @@
-"""Make every single call of a save fail, cut the power at every moment, and kill the process."""
+"""Make every single call of a save fail, end the process at every moment, and kill it."""
 
 from __future__ import annotations
 
@@ -16,92 +16,126 @@ from typing import Any
 
 import pytest
 
-from checkpoint_cases import is_exact, new_store, save
-from tunewright import files
+from checkpoint_cases import is_exact, new_store, save, start_save
+from tunewright.checkpoint.background import BackgroundWriter, FailedSave, SaveOutcome
+from tunewright.checkpoint.store import CheckpointStore
 from tunewright.errors import CheckpointError
 
-CALLS = ("open", "write", "fsync", "close", "rename")
+CALLS = ("open", "write", "fsync", "close", "rename", "mkdir", "unlink", "rmdir")
 CHANGES = ("open", "write", "fsync", "rename", "unlink", "rmdir", "mkdir")
+
+# What goes wrong at one call, or at all from that one on, and how the save then names it.
+FAULTS = [
+    (errno.EIO, False, "checkpoint.disk-error"),
+    (errno.ENOSPC, True, "checkpoint.disk-full"),
+    (errno.EDQUOT, True, "checkpoint.disk-full"),
+    (errno.EROFS, True, "checkpoint.not-writable"),
+    (errno.EMFILE, False, "checkpoint.write-failed"),
+]
 
 
 class FaultyOs:
-    """Stands for the module os inside files.py; fails one call, or all from that one on."""
+    """Makes one call of the module os fail, or all from that one on. Syncs cost nothing here.
 
-    def __init__(self, fail_at: int, code: int, *, persistent: bool) -> None:
+    short_writes: a write takes half of what it is given, and of the failing write the disk takes half too.
+    """
+
+    def __init__(self, fail_at: int, code: int, *, persistent: bool, short_writes: bool = False) -> None:
         self.calls = 0
         self._fail_at = fail_at
         self._code = code
         self._persistent = persistent
+        self._short_writes = short_writes
 
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(os, name)
-        if name not in CALLS:
-            return real
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        for name in CALLS:
+            patch.setattr(os, name, self._wrap(name, getattr(os, name)))
 
-        def call(*args: Any) -> Any:
+    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
             self.calls += 1
+            if name == "write" and self._short_writes:
+                args = (args[0], args[1][: (len(args[1]) + 1) // 2])
             if self.calls == self._fail_at or (self._persistent and self.calls > self._fail_at):
-                if name == "close":
-                    real(*args)  # the system frees the handle even when it reports a fault
+                if name == "close" or (name == "write" and self._short_writes):
+                    real(*args, **more)  # the system frees the handle even when it reports a fault
                 raise OSError(self._code, os.strerror(self._code))
-            return real(*args)
+            return None if name == "fsync" else real(*args, **more)
 
         return call
 
 
-def _calls_of_a_save(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    counter = FaultyOs(0, errno.EIO, persistent=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "os", counter)
-        save(new_store(folder), 1)
-    return counter.calls
+def _save_here(store: CheckpointStore) -> SaveOutcome:
+    try:
+        return save(store, 2)
+    except CheckpointError as error:
+        return FailedSave(2, error)
+
+
+def _save_behind(store: CheckpointStore) -> SaveOutcome:
+    with BackgroundWriter(store) as writer:
+        start_save(writer, 2)
+        (outcome,) = writer.drain()
+    return outcome
 
 
 @pytest.mark.parametrize(
-    ("code", "persistent", "name"),
-    [
-        (errno.EIO, False, "checkpoint.disk-error"),
-        (errno.ENOSPC, True, "checkpoint.disk-full"),
-        (errno.EDQUOT, True, "checkpoint.disk-full"),
-        (errno.EROFS, True, "checkpoint.not-writable"),
-        (errno.EMFILE, False, "checkpoint.write-failed"),
-    ],
+    ("save_second", "short_writes"), [(_save_here, False), (_save_behind, True)], ids=["here", "behind"]
 )
+@pytest.mark.parametrize(("code", "persistent", "name"), FAULTS)
 def test_each_call_of_a_save_fails_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, persistent: bool, name: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save_second: Callable[[CheckpointStore], SaveOutcome],
+    code: int,
+    persistent: bool,
+    name: str,
+    short_writes: bool,
 ):
-    total = _calls_of_a_save(tmp_path / "count", monkeypatch)
-    assert total > 20
-    for fail_at in range(1, total + 1):
-        store = new_store(tmp_path / f"{fail_at}")
-        save(store, 1)
+    fail_at, failed = 0, 0
+    while True:
+        fail_at += 1
+        store = new_store(tmp_path / f"{fail_at}", keep=1)
         with monkeypatch.context() as patch:
-            patch.setattr(files, "os", FaultyOs(fail_at, code, persistent=persistent))
-            with pytest.raises(CheckpointError) as caught:
-                save(store, 2)
-        assert caught.value.code == name
-        assert "free" in str(caught.value)
-        assert "earlier checkpoints are intact" in str(caught.value)
+            FaultyOs(0, 0, persistent=False).install(patch)
+            save(store, 1)
+        with monkeypatch.context() as patch:
+            faulty = FaultyOs(fail_at, code, persistent=persistent, short_writes=short_writes)
+            faulty.install(patch)
+            outcome = save_second(store)
+        _check_outcome(store, outcome, name)
+        if not persistent:
+            left = {path.name for path in store.folder.iterdir()} - {"step-000001", "step-000002"}
+            assert left <= {"tmp-removed-000001"}, "nothing half-written stays"
+        failed += isinstance(outcome, FailedSave)
+        with monkeypatch.context() as patch:
+            FaultyOs(0, 0, persistent=False).install(patch)
+            save(store, 3)
+        assert [path.name for path in store.folder.iterdir()] == ["step-000003"], "goes on once there is room"
+        if faulty.calls < fail_at:
+            break
+    assert failed > 20
+    assert fail_at > 30
+
+
+def _check_outcome(store: CheckpointStore, outcome: SaveOutcome, name: str) -> None:
+    loaded = store.load()
+    assert is_exact(loaded)
+    if isinstance(outcome, FailedSave):
+        assert outcome.error.code == name
+        assert "free" in str(outcome.error)
+        assert "earlier checkpoints are intact" in str(outcome.error)
         # A fault after the rename leaves the new one, whole; before it nothing of it.
-        loaded = store.load()
-        assert is_exact(loaded)
         assert loaded.rejected == ()
-        names = sorted(path.name for path in store.folder.iterdir())
-        assert names in (["step-000001"], ["step-000001", "step-000002"])
-        save(store, 2)
-        assert store.load().step == 2, "goes on once there is room"
+    else:
+        assert loaded.step == 2
 
 
 class Recorder:
-    """Copies the folder as it is before every change: what a crash at that moment leaves on the disk.
+    """Copies the folder as it is before every change: what a process that ends then leaves on the disk."""
 
-    With `lose_unsynced`, files that were written and not yet synced are empty in the copy, as after a power
-    cut on a file system that delays its writes.
-    """
-
-    def __init__(self, folder: Path, copies: Path, *, lose_unsynced: bool) -> None:
-        self.folder, self.copies, self.lose_unsynced = folder, copies, lose_unsynced
-        self.unsynced: set[int] = set()
+    def __init__(self, folder: Path, copies: Path) -> None:
+        self.folder, self.copies = folder, copies
         self.count = 0
         self._busy = False
 
@@ -113,43 +147,30 @@ class Recorder:
                 return real(*args, **more)
             self.copy()
             if name == "write" and len(args[1]) > 1:
-                self._note(args[0])
                 real(args[0], args[1][: len(args[1]) // 2])
                 self.copy()  # torn in the middle of a write
                 return real(args[0], args[1][len(args[1]) // 2 :]) + len(args[1]) // 2
-            result = real(*args, **more)
-            if name == "fsync":
-                self.unsynced.discard(os.fstat(args[0]).st_ino)
-            return result
+            return real(*args, **more)
 
         return call
 
     def copy(self) -> None:
         self._busy = True
-        target = self.copies / f"{self.count:04d}" / "checkpoints"
-        shutil.copytree(self.folder, target)
-        if self.lose_unsynced:
-            for path in self.folder.rglob("*.*"):
-                if path.is_file() and path.stat().st_ino in self.unsynced:
-                    (target / path.relative_to(self.folder)).write_bytes(b"")
+        shutil.copytree(self.folder, self.copies / f"{self.count:04d}" / "checkpoints")
         self.count += 1
         self._busy = False
 
-    def _note(self, handle: int) -> None:
-        self.unsynced.add(os.fstat(handle).st_ino)
 
-
-@pytest.mark.parametrize("lose_unsynced", [False, True])
 def test_a_crash_at_every_moment_leaves_the_newest_or_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose_unsynced: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     store = new_store(tmp_path, keep=1)
     save(store, 1)
-    recorder = Recorder(store.folder, tmp_path / "copies", lose_unsynced=lose_unsynced)
+    recorder = Recorder(store.folder, tmp_path / "copies")
     with monkeypatch.context() as patch:
         for name in CHANGES:
             patch.setattr(os, name, recorder.wrap(name))
-        save(store, 2)
+        _save_behind(store)
     recorder.copy()
     steps = []
     for copy in sorted(recorder.copies.iterdir()):
