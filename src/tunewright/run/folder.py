@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tunewright.config.schema import RunConfig
 from tunewright.errors import RunError
-from tunewright.files import commit_folder
+from tunewright.files import commit_folder, make_folder
 
 RUNS = Path("runs")
 
@@ -64,7 +64,7 @@ def lock_folder(folder: RunFolder) -> Generator[None]:
     (`run.not-writable`) when the folder cannot be made.
     """
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         handle = os.open(folder.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise RunError(
