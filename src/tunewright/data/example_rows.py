@@ -35,7 +35,7 @@ class ExampleRows(Protocol):
         ...
 
     def known(self) -> Iterator[Example]:
-        """The examples that were looked at before training: all of them where they are held in memory."""
+        """All examples where they are held in memory, else none."""
         ...
 
     def update_digest(self, digest: Digest, weight: float) -> None:

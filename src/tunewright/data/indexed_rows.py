@@ -26,14 +26,13 @@ _HINT = "`tunewright data check FILE` finds every bad row of a file"
 class IndexedRows:
     """Implements ExampleRows: the rows of a source without those held out.
 
-    held_out_H: their numbers, ascending. sample: examples of the rows looked at before training.
+    held_out_H: their numbers, ascending.
     """
 
     source: IndexedSource
     tokenizer: ChatTokenizer
     data: DataConfig
     held_out_H: NDArray[np.int64]
-    sample: tuple[Example, ...] = ()
 
     def __len__(self) -> int:
         return len(self.source) - len(self.held_out_H)
@@ -55,7 +54,7 @@ class IndexedRows:
         return None
 
     def known(self) -> Iterator[Example]:
-        return iter(self.sample)
+        return iter(())
 
     def update_digest(self, digest: Digest, weight: float) -> None:
         """The content of the files and every setting that decides about tokens and weights."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tunewright.config.schema import DataConfig
 from tunewright.data.holdout import PreparedRow, pick_held_out, spread_evenly
@@ -19,7 +18,7 @@ from tunewright.data.shard import permute
 from tunewright.data.templates import ChatTokenizer
 from tunewright.errors import DataError
 
-# Array letters: N rows asked for.
+# Array letters: H rows held out of a source, N rows looked at.
 
 SAMPLE_ROWS = 1000
 """Training rows that are checked and counted before the first step."""
@@ -38,17 +37,15 @@ def prepare_indexed(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, 
     share = data.eval if isinstance(data.eval, float) else 0.0
     held_out = pick_held_out([len(source) for source in sources], share=share, seed=seed)
     for source, held_out_H in zip(sources, held_out, strict=True):
-        eval_rows += _take_rows(survey, source, held_out_H)
-    parts = [
+        taken = (_take_row(survey, source, number) for number in held_out_H.tolist())
+        eval_rows += [row for row in taken if row]
+    train = [
         IndexedRows(source, tokenizer, data, held_out_H)
         for source, held_out_H in zip(sources, held_out, strict=True)
     ]
-    quotas = spread_evenly(SAMPLE_ROWS, [len(rows) for rows in parts])
-    known = [_sample(survey, rows, quota, seed) for rows, quota in zip(parts, quotas, strict=True)]
-    train = [
-        IndexedRows(rows.source, tokenizer, data, rows.held_out_H, sample)
-        for rows, sample in zip(parts, known, strict=True)
-    ]
+    quotas = spread_evenly(SAMPLE_ROWS, [len(rows) for rows in train])
+    for rows, quota in zip(train, quotas, strict=True):
+        _take_sample(survey, rows, quota, seed)
     report = survey.report(
         [*map(_report, sources), *(source.report() for source in held_out_file)],
         loading="indexed",
@@ -61,23 +58,20 @@ def prepare_indexed(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, 
     return PreparedData(weighted, eval_examples, report, tuple(survey.errors))
 
 
-def _sample(survey: RowSurvey, rows: IndexedRows, quota: int, seed: int) -> PreparedRow:
-    """Examples of `quota` rows from all over the source: the head of a sorted file is not like the rest."""
+def _take_sample(survey: RowSurvey, rows: IndexedRows, quota: int, seed: int) -> None:
+    """Look at `quota` rows from all over the source: the head of a sorted file is not like the rest."""
     picked_N = permute(np.arange(quota), len(rows), seed, _SAMPLE)
-    places_N = np.array(sorted(map(rows.place, picked_N.tolist())), dtype=np.int64)
-    return tuple(example for row in _take_rows(survey, rows.source, places_N) for example in row)
+    for place in sorted(map(rows.place, picked_N.tolist())):
+        _take_row(survey, rows.source, place)
 
 
-def _take_rows(survey: RowSurvey, source: IndexedSource, rows_N: NDArray[np.int64]) -> list[PreparedRow]:
-    taken: list[PreparedRow] = []
-    for number in rows_N.tolist():
-        try:
-            row = source.read(number)
-        except DataError as error:
-            survey.add_error(error)
-        else:
-            taken.append(survey.take(row))
-    return [examples for examples in taken if examples]
+def _take_row(survey: RowSurvey, source: IndexedSource, number: int) -> PreparedRow:
+    try:
+        row = source.read(number)
+    except DataError as error:
+        survey.add_error(error)
+        return ()
+    return survey.take(row)
 
 
 def _report(source: IndexedSource) -> SourceReport:

@@ -90,6 +90,11 @@ class ChatTokenizer:
         pad = self._hugging.pad_token_id
         return int(pad if pad is not None else self.eos_id or 0)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id that `encode` can give."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values())
+
     def digest(self) -> str:
         """sha256 over what decides about tokens: the tokenizer's files and the chat template."""
         digest = hashlib.sha256((self.chat_template or "").encode())

@@ -42,7 +42,7 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
     template = base_dir / config.data.chat_template if config.data.chat_template else None
     tokenizer = load_tokenizer(model.folder, template)
     data = prepare_data(config.data, tokenizer, base_dir, config.train.seed)
-    _check_fits(data, model)
+    _check_fits(data, model, config, tokenizer)
     return Inputs(
         config=config,
         model=model,
@@ -54,22 +54,30 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
     )
 
 
-def _check_fits(data: PreparedData, model: ModelFiles) -> None:
-    """Positions and token ids must exist in the model, or training fails late or learns nonsense."""
+def _check_fits(data: PreparedData, model: ModelFiles, config: RunConfig, tokenizer: ChatTokenizer) -> None:
+    """Positions and token ids must exist in the model, or training fails late or learns nonsense.
+
+    Where not every row was looked at, data.seq_len and the whole tokenizer must fit.
+    """
     arch = load_arch(model.folder)
-    examples = [example for rows, _ in data.train_sources for example in rows.known()]
-    examples += data.eval_examples
-    longest = max(len(example) for example in examples)
+    if data.report.loading == "memory":
+        examples = [example for rows, _ in data.train_sources for example in rows.known()]
+        examples += data.eval_examples
+        longest = max(len(example) for example in examples)
+        largest = max(int(example.tokens_T.max()) for example in examples)
+        got = f"a row of {longest:,} tokens"
+    else:
+        longest, largest = config.data.seq_len, tokenizer.largest_id
+        got = f"{longest:,}, and rows that are read when their turn comes"
     if arch.max_positions is not None and longest > arch.max_positions:
         raise ConfigError(
             "a row is longer than the positions the model was made for",
             where="data.seq_len",
-            got=f"a row of {longest:,} tokens",
+            got=got,
             expected=f"at most {arch.max_positions:,}",
             hint=f"set data.seq_len to {arch.max_positions}, and data.overlong for longer rows",
             code="config.positions",
         )
-    largest = max(int(example.tokens_T.max()) for example in examples)
     if largest >= arch.vocab_size:
         raise ModelError(
             "the tokenizer makes a token that the model has no embedding for",
