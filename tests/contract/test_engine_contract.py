@@ -29,13 +29,17 @@ def _build_torch(folder: Path, **changes: Any) -> Engine:
     return build_engine("torch", build_spec(folder, **changes))
 
 
+def _build_mlx(folder: Path, **changes: Any) -> Engine:
+    return build_engine("mlx", build_spec(folder, **changes))
+
+
 def _build_numpy(folder: Path, **changes: Any) -> Engine:
     import numpy_engine
 
     return numpy_engine.build_engine(build_spec(folder, **changes))
 
 
-BUILDERS: dict[str, Callable[..., Engine]] = {"torch": _build_torch}
+BUILDERS: dict[str, Callable[..., Engine]] = {"torch": _build_torch, "mlx": _build_mlx}
 if importlib.util.find_spec("numpy_engine"):
     BUILDERS["numpy"] = _build_numpy
 

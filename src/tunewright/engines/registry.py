@@ -6,24 +6,29 @@ To add one: give its folder an `engine.py` with `build_engine(spec)` and a `devi
 
 from __future__ import annotations
 
+import platform
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import cast
 
 from tunewright.engines.protocol import DeviceFacts, Engine, EngineSpec
 from tunewright.errors import EngineError
 
-ENGINES: dict[str, str] = {"torch": "tunewright.engines.torch"}
+ENGINES: dict[str, str] = {"torch": "tunewright.engines.torch", "mlx": "tunewright.engines.mlx"}
 """Name in the run file → package of the engine."""
 
-_REQUIRES: dict[str, str] = {"torch": "torch"}
-"""Name in the run file → the library that the engine stands on, which is also the name of the extra."""
+_REQUIRES: dict[str, tuple[str, ...]] = {"torch": ("torch",), "mlx": ("mlx", "mlx_lm")}
+"""Name in the run file → the libraries that the engine stands on. The first is also the name of the extra."""
 
 
 def resolve_engine(requested: str) -> str:
-    """Name of the engine that `requested` means; `auto` is torch. Raises EngineError for an unknown name."""
+    """Name of the engine that `requested` means. Raises EngineError for an unknown name.
+
+    `auto` is mlx on Apple silicon where it is installed, else torch.
+    """
     if requested == "auto":
-        return "torch"
+        return "mlx" if _is_apple_silicon() and _is_installed("mlx") else "torch"
     if requested not in ENGINES:
         raise EngineError(
             "no such engine",
@@ -36,7 +41,7 @@ def resolve_engine(requested: str) -> str:
 
 
 def detect_device(name: str, device: str) -> DeviceFacts:
-    """What `device` (auto, cpu, mps, cuda, cuda:N) offers to engine `name`; `auto` takes the fastest.
+    """What `device` offers to engine `name`; `auto` takes the fastest.
 
     Raises EngineError when the engine is not installed or the device is not there.
     """
@@ -50,15 +55,20 @@ def build_engine(name: str, spec: EngineSpec) -> Engine:
 
 def _load_module(name: str, module: str) -> ModuleType:
     engine = resolve_engine(name)
-    try:
-        return import_module(f"{ENGINES[engine]}.{module}")
-    except ModuleNotFoundError as error:
-        library = _REQUIRES[engine]
-        if error.name is None or error.name.partition(".")[0] != library:
-            raise
-        raise EngineError(
-            f"the {engine} engine needs {library}, which is not installed",
-            where="engine",
-            hint=f"pip install 'tunewright[{library}]'",
-            code="engine.not-installed",
-        ) from error
+    for library in _REQUIRES[engine]:
+        if find_spec(library) is None:
+            raise EngineError(
+                f"the {engine} engine needs {library}, which is not installed",
+                where="engine",
+                hint=f"pip install 'tunewright[{_REQUIRES[engine][0]}]'",
+                code="engine.not-installed",
+            )
+    return import_module(f"{ENGINES[engine]}.{module}")
+
+
+def _is_apple_silicon() -> bool:
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+def _is_installed(engine: str) -> bool:
+    return all(find_spec(library) is not None for library in _REQUIRES[engine])

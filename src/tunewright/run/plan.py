@@ -19,6 +19,10 @@ from tunewright.run.inputs import Inputs
 
 ADAPTER_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
+# Packages that can change a number.
+_VERSIONED = (
+    "tunewright", "numpy", "torch", "transformers", "mlx", "mlx-lm", "tokenizers", "safetensors",
+)  # fmt: skip
 # Tokens of one micro-batch under `micro_batch_size: auto`: enough to keep two cores or a GPU busy.
 AUTO_MICRO_BATCH_TOKENS = 8192
 
@@ -165,7 +169,7 @@ def resolve_total_steps(config: RunConfig, stream: StepSource) -> int:
 def installed_versions() -> dict[str, str]:
     """Versions of what can change a number."""
     found = {"python": platform.python_version()}
-    for name in ("tunewright", "numpy", "torch", "transformers", "tokenizers", "safetensors"):
+    for name in _VERSIONED:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -19,31 +19,6 @@ from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
 from tunewright.engines.torch.load import load_model
 from tunewright.engines.torch.precision import DTYPES, compute_in
 from tunewright.errors import EngineError
-from tunewright.types import Batch
-
-MOST_ROWS = 8
-MOST_TOKENS = 256
-
-
-class Recent:
-    """The last documents trained on, for proofs on real text. Keeps one micro-batch of NumPy arrays."""
-
-    def __init__(self) -> None:
-        self._batch: Batch | None = None
-
-    def remember(self, micro_batches: Sequence[Batch]) -> None:
-        """Keep the first micro-batch of a step."""
-        if micro_batches:
-            self._batch = micro_batches[0]
-
-    def rows(self, vocabulary: int) -> list[NDArray[np.int64]]:
-        """Up to 8 documents of up to 256 tokens; seeded random tokens when nothing was trained on yet."""
-        found = [] if self._batch is None else [row[:MOST_TOKENS] for row in _documents(self._batch)]
-        found = [row for row in found if len(row) > 1][:MOST_ROWS]
-        if found:
-            return found
-        draw = np.random.Generator(np.random.Philox(0))
-        return [draw.integers(0, vocabulary, size=64) for _ in range(MOST_ROWS)]
 
 
 @torch.no_grad()
@@ -89,13 +64,3 @@ def certify_merge(
         "largest_difference": measured,
         "bound": bound,
     }
-
-
-def _documents(batch: Batch) -> list[NDArray[np.int64]]:
-    rows = []
-    for row, lengths in enumerate(batch.doc_lengths):
-        start = 0
-        for length in lengths:
-            rows.append(batch.tokens_BT[row, start : start + length].astype(np.int64))
-            start += length
-    return rows

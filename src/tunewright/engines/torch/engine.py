@@ -15,13 +15,14 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from tunewright.engines.batches import Recent, check_tokens, count_labels
 from tunewright.engines.protocol import EngineFacts, EngineSpec
 from tunewright.engines.torch.attention_check import choose_attention
 from tunewright.engines.torch.device import detect_device, memory_used_bytes, raise_out_of_memory
-from tunewright.engines.torch.export import Recent, export_adapter, export_model, load_adapter
-from tunewright.engines.torch.load import load_model
+from tunewright.engines.torch.export import export_adapter, export_model, load_adapter
+from tunewright.engines.torch.load import load_model, vocabulary_size
 from tunewright.engines.torch.lora import add_adapter, train_all
-from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, check_tokens, to_device
+from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, to_device
 from tunewright.engines.torch.optimizer import AdamW, StepOutcome
 from tunewright.engines.torch.precision import DTYPES, build_loss_scale, check_precision, compute_in
 from tunewright.engines.torch.rng import RandomState
@@ -115,13 +116,14 @@ class TorchEngine:
     def forward_backward(self, micro_batches: Sequence[Batch], *, denominator: float) -> None:
         """Add gradients; what an earlier call added survives running out of memory here."""
         for batch in micro_batches:
-            check_tokens(batch, self._model)
+            # CUDA would end the process with an assertion.
+            check_tokens(batch, vocabulary_size(self._model))
         self._model.train()
         with raise_out_of_memory(self._device), self._parts.random.active(), self._set_gradients_aside():
             sums = [self._one_pass(batch, denominator) for batch in micro_batches]
         self._sums += sums
         for batch in micro_batches:
-            self._counts += _counts(batch)
+            self._counts += count_labels(batch)
         self._recent.remember(micro_batches)
 
     def discard_gradients(self) -> None:
@@ -136,12 +138,12 @@ class TorchEngine:
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> LossSums:
-        check_tokens(batch, self._model)
+        check_tokens(batch, vocabulary_size(self._model))
         self._model.eval()
         with raise_out_of_memory(self._device), compute_in(self._spec.precision, self._device):
             sums = batch_loss(self._model, to_device(batch, self._device), by_rows=self._built.by_rows)
             loss, correct = _read_sums([sums])
-        counts = _counts(batch)
+        counts = count_labels(batch)
         return LossSums(loss, counts.weight, counts.tokens, correct)
 
     def reduce_sum(self, values: Sequence[float]) -> tuple[float, ...]:
@@ -186,12 +188,6 @@ class TorchEngine:
         for parameter, gradient in zip(parameters, earlier, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
-
-
-def _counts(batch: Batch) -> LossSums:
-    """Weight and number of labels, known on the host."""
-    weights = batch.weights_BT[:, 1:]
-    return LossSums(weight=float(weights.sum(dtype="float64")), tokens=int((weights > 0).sum()))
 
 
 def _read_sums(sums: Sequence[DeviceSums]) -> tuple[float, int]:

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from tunewright.config.schema import AdapterConfig
 from tunewright.engines.adapter_folder import export_arrays, read_start
+from tunewright.engines.batches import Recent
 from tunewright.engines.model_folder import write_model
 from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.arrays import to_array, to_tensor
-from tunewright.engines.batches import Recent
 from tunewright.engines.torch.certificate import certify_merge, log_probs
 from tunewright.engines.torch.load import vocabulary_size
 from tunewright.engines.torch.lora import LoraLinear, lora_layers

@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 from tunewright.data.collate import WIDTH_STEP
 from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
 from tunewright.engines.torch.load import vocabulary_size
-from tunewright.errors import ModelError
 from tunewright.types import Batch
 
 # Logits of one chunk, in elements: 64 MiB in fp32.
@@ -49,20 +48,6 @@ class DeviceBatch:
     labels_L: torch.Tensor
     weights_L: torch.Tensor
     documents: Documents
-
-
-def check_tokens(batch: Batch, model: PreTrainedModel) -> None:
-    """Raise ModelError for a token without an embedding. CUDA would end the process with an assertion."""
-    largest, size = int(batch.tokens_BT.max(initial=0)), vocabulary_size(model)
-    if largest >= size:
-        raise ModelError(
-            "the tokenizer makes tokens that the model has no embedding for",
-            where="model.name",
-            got=f"token {largest}",
-            expected=f"at most {size - 1}",
-            hint="use the tokenizer that the model was trained with, without added tokens",
-            code="model.vocabulary",
-        )
 
 
 def to_device(batch: Batch, device: torch.device) -> DeviceBatch:

@@ -1,0 +1,133 @@
+"""The base model from its sanitised folder into mlx-lm's class: safetensors only, every weight found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from tunewright.engines.mlx.classes import import_models_module
+from tunewright.engines.mlx.device import is_out_of_memory
+from tunewright.engines.mlx.families import Family, find_family, model_arguments
+from tunewright.errors import ModelError
+from tunewright.models.arch import Arch, load_arch
+from tunewright.models.weights import find_weights
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A loaded model. module: mlx-lm's own, which holds the weights. tied: the head is the embedding.
+
+    windows: tokens that each layer sees, None for all before. embedding_scale: factor on embeddings, 1 for
+    most families.
+    """
+
+    module: nn.Module
+    arch: Arch
+    family: Family
+    windows: tuple[int | None, ...]
+    embedding_scale: float
+    tied: bool
+
+
+def load_model(folder: Path, *, dtype: mx.Dtype) -> BaseModel:
+    """The causal language model in `folder`, frozen, in evaluation mode, floating weights as `dtype`.
+
+    Leaves MLX's global random state alone. Raises ModelError when a weight is missing, has another shape or
+    no place, EngineError for a model that this engine does not know.
+    """
+    arch = load_arch(folder)
+    family = find_family(arch)
+    module = _build_module(folder, arch, family)
+    weights = _read_weights(folder, module, dtype)
+    _check_complete(folder, module, weights)
+    module.load_weights(list(weights.items()))
+    module.eval()
+    module.freeze()
+    mx.eval(module.parameters())
+    scale = math.sqrt(arch.hidden_size) if family.scaled_embedding else 1.0
+    return BaseModel(module, arch, family, arch.windows, scale, tied="lm_head" not in module)
+
+
+def hidden_layers(base: BaseModel) -> list[nn.Module]:
+    """The decoder layers in order."""
+    module: Any = base.module
+    return list(module.model.layers)
+
+
+def _build_module(folder: Path, arch: Arch, family: Family) -> nn.Module:
+    classes = import_models_module(family.module)
+    arguments = model_arguments(folder, arch)
+    # Layers draw start values, which those of the file replace: put the key back as if they had not.
+    state: Any = mx.random.state
+    high, low = state[0].tolist()
+    try:
+        module = classes.Model(classes.ModelArgs.from_dict(arguments))
+    except (KeyError, TypeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"the model cannot be built: {type(error).__name__}: {error}"[:300],
+            where=str(folder),
+            hint="its config.json and weights must be those of one sound model",
+            code="model.unreadable",
+        ) from error
+    finally:
+        mx.random.seed(high << 32 | low)
+    if arch.model_type == "gemma":
+        _use_tanh_activation(module, arch)
+    return module
+
+
+def _use_tanh_activation(module: nn.Module, arch: Arch) -> None:
+    """Gemma 1 computes the tanh form of GELU in transformers; mlx-lm's class has the exact one."""
+    gated = import_models_module("gemma2").MLP
+    for layer in module["model"]["layers"]:
+        layer.mlp = gated(arch.hidden_size, arch.intermediate_size)
+
+
+def _read_weights(folder: Path, module: nn.Module, dtype: mx.Dtype) -> dict[str, mx.array]:
+    weights: dict[str, mx.array] = {}
+    for path in find_weights(folder):
+        try:
+            loaded: Any = mx.load(str(path))
+        except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"the weights cannot be read: {error}"[:300], where=str(path), code="model.unreadable"
+            ) from error
+        weights.update(loaded)
+    sanitize: Any = getattr(module, "sanitize", dict)
+    weights = sanitize(weights)
+    if "lm_head" not in module:
+        weights.pop("lm_head.weight", None)
+    return {
+        name: values.astype(dtype) if mx.issubdtype(values.dtype, mx.floating) else values
+        for name, values in weights.items()
+        if not name.endswith("rotary_emb.inv_freq")
+    }
+
+
+def _check_complete(folder: Path, module: nn.Module, weights: Mapping[str, mx.array]) -> None:
+    places: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
+    missing = sorted(places.keys() - weights.keys())
+    unknown = sorted(weights.keys() - places.keys())
+    wrong = [n for n in sorted(places.keys() & weights.keys()) if places[n].shape != weights[n].shape]
+    for what, names in (
+        ("weights are missing", missing),
+        ("weights have no place in the model", unknown),
+        ("weights have another shape", wrong),
+    ):
+        if names:
+            raise ModelError(
+                what,
+                where=str(folder),
+                got=", ".join(names[:5]) + (" …" if len(names) > 5 else ""),
+                hint="its config.json and weights must be those of one sound model",
+                code="model.incomplete",
+            )

@@ -1,0 +1,115 @@
+"""Everything resume needs, as plain arrays and JSON: trained weights, moments, random key.
+
+Array names: `weight/<parameter>`, `first/<parameter>`, `second/<parameter>`, `rng/mlx`. All but the last are
+those of the torch engine, in the same layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from tunewright.engines.mlx.arrays import dtype_name, from_array, to_array, to_number
+from tunewright.engines.mlx.optimizer import AdamW
+from tunewright.engines.mlx.precision import LossScale
+from tunewright.engines.mlx.rng import RandomKey
+from tunewright.errors import CheckpointError
+from tunewright.types import Array, EngineState, JsonValue
+
+_KEY = "rng/mlx"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of an engine that change while it trains."""
+
+    optimizer: AdamW
+    random: RandomKey
+    scale: LossScale | None
+
+
+def snapshot(parts: Parts) -> EngineState:
+    """Copy the state to host memory. Waits for the device."""
+    arrays = {name: to_array(values) for name, values in _arrays(parts).items()}
+    values: dict[str, JsonValue] = {"optimizer_steps": int(to_number(parts.optimizer.count))}
+    if parts.scale is not None:
+        values["loss_scale"] = to_number(parts.scale.scale)
+        values["loss_scale_clean_steps"] = int(to_number(parts.scale.clean_steps))
+    return EngineState(arrays, values)
+
+
+def restore(parts: Parts, state: EngineState) -> None:
+    """Continue from `state`. Raises CheckpointError, with nothing changed, when it does not fit."""
+    _check_fits(_arrays(parts), state)
+    steps = _number(state, "optimizer_steps")
+    scale = None
+    if parts.scale is not None:
+        scale = _number(state, "loss_scale"), _number(state, "loss_scale_clean_steps")
+    optimizer = parts.optimizer
+    for kind, held in _kinds(optimizer).items():
+        for name in held:
+            held[name] = from_array(state.arrays[f"{kind}/{name}"])
+    optimizer.discard()
+    optimizer.count = mx.array(steps, mx.float32)
+    parts.random.key = from_array(state.arrays[_KEY])
+    if parts.scale is not None and scale is not None:
+        parts.scale.scale = mx.array(scale[0], mx.float32)
+        parts.scale.clean_steps = mx.array(int(scale[1]), mx.int32)
+
+
+def _kinds(optimizer: AdamW) -> dict[str, dict[str, mx.array]]:
+    return {"weight": optimizer.weights, "first": optimizer.first, "second": optimizer.second}
+
+
+def _arrays(parts: Parts) -> dict[str, mx.array]:
+    arrays = {
+        f"{kind}/{name}": values
+        for kind, held in _kinds(parts.optimizer).items()
+        for name, values in held.items()
+    }
+    return {**arrays, _KEY: parts.random.key}
+
+
+def _check_fits(required: Mapping[str, mx.array], state: EngineState) -> None:
+    missing = [name for name in required if name not in state.arrays]
+    surplus = [name for name in state.arrays if name not in required]
+    if missing or surplus:
+        got = "; ".join(
+            f"{what} {_first(names)}" for what, names in (("missing", missing), ("unknown", surplus)) if names
+        )
+        raise _mismatch("the saved state is of another model, adapter or engine", got)
+    wrong = [
+        f"{name} {saved.dtype}{list(saved.shape)} for {dtype_name(values.dtype)}{list(values.shape)}"
+        for name, values in required.items()
+        if not _same(saved := state.arrays[name], values)
+    ]
+    if wrong:
+        raise _mismatch("saved arrays have another shape or type", _first(wrong))
+
+
+def _same(array: Array, values: mx.array) -> bool:
+    return tuple(array.shape) == tuple(values.shape) and array.dtype == dtype_name(values.dtype)
+
+
+def _number(state: EngineState, key: str) -> float:
+    value = state.values.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _mismatch(f"`{key}` is not in the saved state", repr(value))
+    return value
+
+
+def _first(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def _mismatch(what: str, got: str) -> CheckpointError:
+    return CheckpointError(
+        what,
+        where="engine state",
+        got=got,
+        hint="resume with the settings the run was started with",
+        code="checkpoint.engine-mismatch",
+    )
