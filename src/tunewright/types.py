@@ -108,7 +108,8 @@ class StepBatch:
 
     position: source rows consumed once this step is done, over all epochs. epoch: fraction of passes over
     the data by then. loss_weight: sum of weights over all micro-batches and ranks, the denominator.
-    loss_tokens: labels with weight > 0. tokens: real tokens (no padding) of this rank.
+    loss_tokens: labels with weight > 0, likewise. tokens: real tokens (no padding) of this rank. examples:
+    source rows. source_state: for data that can be read once, says which rows were read by then.
     """
 
     micro_batches: tuple[Batch, ...]
@@ -118,6 +119,7 @@ class StepBatch:
     loss_tokens: int
     tokens: int
     examples: int
+    source_state: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.config import node
-from tunewright.config.schema import RunConfig
+from tunewright.config.schema import STDIN, RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ def _paths(config: RunConfig) -> Iterator[tuple[node.KeyPath, str]]:
     if config.adapter.start_from:
         yield ("adapter", "start_from"), config.adapter.start_from
     for index, source in enumerate(config.data.train):
-        yield ("data", "train", index, "path"), source.path
+        if source.path != STDIN:
+            yield ("data", "train", index, "path"), source.path
     if isinstance(config.data.eval, str):
         yield ("data", "eval"), config.data.eval
     if config.data.chat_template:

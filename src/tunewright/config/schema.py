@@ -20,6 +20,10 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 
+STDIN = "-"
+"""The path that stands for standard input."""
+
+
 class Section(BaseModel):
     """Base of every section: frozen, no unknown keys, field docstrings as descriptions."""
 
@@ -115,7 +119,8 @@ class AdapterConfig(Section):
 
 class SourceConfig(Section):
     path: Annotated[str, Field(min_length=1)]
-    """A file (.json, .jsonl, .parquet, .csv) or a folder of such files, relative to the run file."""
+    """A file (.json, .jsonl, .parquet, .csv) or a folder of such files, relative to the run file. A named
+    pipe, or `-` for standard input, gives JSONL rows that are read once: it needs `train.max_steps`."""
     format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"] = "auto"
     """Row format. `auto` decides from the keys of the first rows and says what it found."""
     weight: Annotated[float, Field(gt=0)] = 1.0

@@ -31,11 +31,16 @@ class Slots:
 
 def rank_rows(lengths: Sequence[int], world_size: int) -> list[list[int]]:
     """Indices of the rows of one step for each rank, in the order given. Numbers of rows differ by one at
-    most; rows are dealt out longest first, back and forth, so that tokens differ little too."""
+    most; in each round every rank gets one of the longest rows left, the rank with the fewest tokens the
+    longest of them."""
     shares: list[list[int]] = [[] for _ in range(world_size)]
-    for place, index in enumerate(sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))):
-        turn, rank = divmod(place, world_size)
-        shares[rank if turn % 2 == 0 else world_size - 1 - rank].append(index)
+    tokens = [0] * world_size
+    longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for start in range(0, len(lengths), world_size):
+        ranks = sorted(range(world_size), key=lambda rank: (tokens[rank], rank))
+        for index, rank in zip(longest_first[start : start + world_size], ranks, strict=False):
+            shares[rank].append(index)
+            tokens[rank] += lengths[index]
     return [sorted(share) for share in shares]
 
 

@@ -84,7 +84,10 @@ class StepStream:
         for at in range(start, end, size):
             slots = self._order.rows(at, min(at + size, end))
             for source, row in zip(slots.source_N.tolist(), slots.row_N.tolist(), strict=True):
-                yield self._sources[source].row(row)
+                yield self._row(source, row)
+
+    def _row(self, source: int, row: int) -> ExampleRow:
+        return self._sources[source].row(row)
 
     def _count_filled(self, epoch: int, rows: int) -> int:
         """Steps that the first `rows` rows of an epoch fill."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 from tunewright.data.prefetch import prefetched
-from tunewright.data.stream import StepStream, eval_batches
+from tunewright.data.step import StepSource
+from tunewright.data.stream import eval_batches
 from tunewright.errors import EngineOutOfMemory
 from tunewright.run.inputs import Inputs
 from tunewright.run.plan import Plan
@@ -19,7 +20,7 @@ class Feed:
     streams: the stream of steps for a number of rows a forward pass.
     """
 
-    def __init__(self, inputs: Inputs, plan: Plan, streams: Callable[[int], StepStream]) -> None:
+    def __init__(self, inputs: Inputs, plan: Plan, streams: Callable[[int], StepSource]) -> None:
         self._inputs, self._streams = inputs, streams
         self.plan = plan
 

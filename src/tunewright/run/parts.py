@@ -10,8 +10,9 @@ from tunewright.checkpoint.background import BackgroundWriter
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.config.schema import RunConfig
 from tunewright.data.collate import BatchShape
-from tunewright.data.step import StepRule
+from tunewright.data.step import StepRule, StepSource
 from tunewright.data.stream import StepStream
+from tunewright.data.windows import WindowStream
 from tunewright.engines.protocol import Engine, EngineSpec
 from tunewright.run.exports import Exports
 from tunewright.run.feed import Feed
@@ -58,11 +59,13 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
     )
 
 
-def build_stream(inputs: Inputs, micro_batch_size: int) -> StepStream:
-    """The endless stream of step batches."""
+def build_stream(inputs: Inputs, micro_batch_size: int) -> StepSource:
+    """The steps of the run: without end, or as long as a pipe gives rows."""
     config = inputs.config
     shape = BatchShape(micro_batch_size, config.data.seq_len, config.data.packing, inputs.tokenizer.pad_id)
     rule = StepRule(config.train.batch_size, config.train.tokens_per_batch, shape)
+    if inputs.data.windows is not None:
+        return WindowStream(inputs.data.windows, rule, seed=config.train.seed)
     return StepStream(inputs.data.train_sources, rule, seed=config.train.seed)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright.data.shard import EpochOrder, permute
+from tunewright.data.shard import EpochOrder, permute, rank_rows
 
 
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**6))
@@ -79,3 +79,12 @@ def test_sources_are_mixed_within_an_epoch() -> None:
 def test_large_and_small_domains_need_little_time(n: int) -> None:
     some = permute(np.arange(min(n, 64)), n, 1, 2)
     assert len(set(some.tolist())) == min(n, 64)
+
+
+@given(lengths=st.lists(st.integers(1, 99), max_size=60), world=st.integers(1, 17))
+def test_ranks_get_each_row_once_and_equal_numbers(lengths: list[int], world: int) -> None:
+    shares = rank_rows(lengths, world)
+    assert len(shares) == world
+    assert sorted(row for share in shares for row in share) == list(range(len(lengths)))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert all(share == sorted(share) for share in shares)
