@@ -357,14 +357,6 @@ def test_recent_rows_are_cut_documents():
     assert [len(row) for row in recent.rows(50)] == [256, 4]
 
 
-def test_deterministic_asks_torch_for_it(folder):
-    try:
-        build_engine(build_spec(folder, deterministic=True))
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def test_discarded_gradients_are_gone(folder):
     engine = build_engine(build_spec(folder))
     batch, weight = _batch()

@@ -5,7 +5,6 @@ It ties the files of this folder together and holds no arithmetic of its own. Re
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from tunewright.engines.batches import Recent, check_tokens, count_labels
 from tunewright.engines.protocol import EngineFacts, EngineSpec
 from tunewright.engines.torch.attention_check import choose_attention
+from tunewright.engines.torch.determinism import only_deterministic
 from tunewright.engines.torch.device import detect_device, memory_used_bytes, raise_out_of_memory
 from tunewright.engines.torch.export import export_adapter, export_model, load_adapter
 from tunewright.engines.torch.load import load_model, vocabulary_size
@@ -37,9 +37,7 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
     """
     device = torch.device(detect_device(spec.device).device)
     check_precision(spec.dtype, spec.precision, device)
-    if spec.deterministic:
-        _be_deterministic()
-    with raise_out_of_memory(device):
+    with only_deterministic(spec.deterministic), raise_out_of_memory(device):
         model = load_model(spec.model_folder, dtype=DTYPES[spec.dtype], device=device)
         attention = choose_attention(model, spec.attention, spec.precision)
         by_rows = check_head(model)
@@ -119,7 +117,7 @@ class TorchEngine:
             # CUDA would end the process with an assertion.
             check_tokens(batch, vocabulary_size(self._model))
         self._model.train()
-        with raise_out_of_memory(self._device), self._parts.random.active(), self._set_gradients_aside():
+        with self._guard(), self._parts.random.active(), self._set_gradients_aside():
             sums = [self._one_pass(batch, denominator) for batch in micro_batches]
         self._sums += sums
         for batch in micro_batches:
@@ -131,7 +129,8 @@ class TorchEngine:
         self._sums, self._counts = [], LossSums()
 
     def optim_step(self, *, lr: float, skip_above: float | None) -> PendingTorchStep:
-        outcome = self._parts.optimizer.step(lr=lr, skip_above=skip_above, scale=self._parts.scale)
+        with only_deterministic(self._spec.deterministic):
+            outcome = self._parts.optimizer.step(lr=lr, skip_above=skip_above, scale=self._parts.scale)
         pending = PendingTorchStep(self._sums, self._counts, outcome)
         self._sums, self._counts = [], LossSums()
         return pending
@@ -140,7 +139,7 @@ class TorchEngine:
     def evaluate(self, batch: Batch) -> LossSums:
         check_tokens(batch, vocabulary_size(self._model))
         self._model.eval()
-        with raise_out_of_memory(self._device), compute_in(self._spec.precision, self._device):
+        with self._guard(), compute_in(self._spec.precision, self._device):
             sums = batch_loss(self._model, to_device(batch, self._device), by_rows=self._built.by_rows)
             loss, correct = _read_sums([sums])
         counts = count_labels(batch)
@@ -157,13 +156,19 @@ class TorchEngine:
         self._sums, self._counts = [], LossSums()
 
     def export(self, folder: Path, *, merge: bool) -> Mapping[str, object]:
-        with raise_out_of_memory(self._device):
+        with self._guard():
             if self._spec.adapter.kind == "lora" and not merge:
                 return export_adapter(self._model, self._spec, folder)
             return export_model(self._model, self._spec, folder, self._recent)
 
     def memory_used_bytes(self) -> int:
         return memory_used_bytes(self._device)
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Around computing: what torch refuses, or has no memory for, comes out as an error with a hint."""
+        with only_deterministic(self._spec.deterministic), raise_out_of_memory(self._device):
+            yield
 
     def _one_pass(self, batch: Batch, denominator: float) -> DeviceSums:
         with compute_in(self._spec.precision, self._device):
@@ -204,10 +209,3 @@ def _checkpoint_activations(model: PreTrainedModel) -> None:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-
-
-def _be_deterministic() -> None:
-    # cuBLAS reads this when it is first used and is not deterministic without it.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
