@@ -4,11 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ENGINE ?= auto
 STEPS ?=
+KILLS ?= 100
+HOURS ?= 1
+KILL_MINUTES ?= 5
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo test numerics check coverage slow docs clean
+.PHONY: help install demo test numerics check coverage slow chaos soak docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -40,6 +43,12 @@ test: $(VENV)/.installed-dev  ## Run the test suite with coverage
 
 slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
+chaos: $(VENV)/.installed-dev  ## Kill a run KILLS times (100) and compare it with one left alone
+	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/chaos.py --kills $(KILLS) --engine $(ENGINE)
+
+soak: $(VENV)/.installed-dev  ## Train for HOURS (1) with a kill every KILL_MINUTES (5) and measure what that costs
+	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/soak.py --hours $(HOURS) --kill-minutes $(KILL_MINUTES) --engine $(ENGINE)
 
 numerics: $(VENV)/.installed-dev  ## Measure what must be equal on every model family and print the table
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/numerics.py $(if $(JSON),--json $(JSON))

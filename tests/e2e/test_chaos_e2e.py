@@ -1,0 +1,15 @@
+"""Ten kills at random moments; `make chaos` does a hundred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chaos_harness import run_chaos
+
+
+def test_a_run_that_is_killed_ten_times_ends_as_one_left_alone(tmp_path: Path) -> None:
+    result = run_chaos(tmp_path, kills=10, seed=1)
+    assert (result.faults, result.differences) == ([], [])
+    assert (result.kills, result.states_checked, result.steps) == (10, 10, 42)
+    assert len(result.landed) >= 3, f"kills of one kind only: {result.landed}"
+    assert len(result.adapter_sha256) == 64
