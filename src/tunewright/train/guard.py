@@ -20,9 +20,10 @@ from tunewright.types import StepStats
 MOST_BAD_IN_A_ROW = 3
 WINDOW = 64
 FEWEST = 16
-# A spike is above median + SPIKE_DEVIATIONS · (median absolute deviation), and at least this share above it.
+# A spike is above the median by SPIKE_DEVIATIONS median absolute deviations and by this multiple of the median:
+# small batches of short rows triple their gradient norm now and then.
 SPIKE_DEVIATIONS = 10
-LEAST_RISE = {"loss": 0.5, "gradient_norm": 1.0}
+LEAST_RISE = {"loss": 1.0, "gradient_norm": 4.0}
 
 Spike = Literal["warn", "skip", "off"]
 
