@@ -25,7 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_family("gemma2", tmp_path_factory.mktemp("determinism") / "gemma2")
 
 
-@pytest.fixture(params=[1, 2])
+# Two threads spin for each other where every core is taken; the command line does it in each test run.
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
