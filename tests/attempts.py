@@ -56,9 +56,16 @@ class Attempt:
 
     def kill(self) -> None:
         """SIGKILL, unless it has ended."""
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM: finish the step, save and leave."""
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self.code() is None:
             with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
 
     def wait(self, seconds: float = 600) -> int:
         return self._handle.wait(seconds)
