@@ -84,6 +84,8 @@ def _run(
     if checkpoint:
         engine.restore(checkpoint.engine)
         progress = Progress.of(checkpoint.run_state["progress"])
+        if inputs.data.windows:
+            inputs.data.windows.expect(progress.position, progress.source_state)
     else:
         _write_request(inputs, folder, plan)
     for line in plan_lines(config, plan, engine.facts, inputs.data.report, folder.path):
@@ -94,7 +96,12 @@ def _run(
         StopSignal() as stop,
         build_watchdog(config, stall_handler(folder.path, emit, say)) as watchdog,
     ):
-        feed = Feed(inputs, plan, lambda micro_batch_size: build_stream(inputs, micro_batch_size))
+        feed = Feed(
+            inputs,
+            plan,
+            lambda micro_batch_size: build_stream(inputs, micro_batch_size),
+            lambda: stop.requested,
+        )
         guard = Guard(config.guard.spike, checkpoint.run_state.get("guard") if checkpoint else None)
         saving = build_saving(config, feed, guard, engine, writer, emit)
         exports = build_exports(inputs, engine, folder, emit)
@@ -113,6 +120,8 @@ def _run(
             )
             with watchdog.resting():
                 saving.finish()
+            if inputs.data.windows:
+                write_json(folder.data_report, inputs.data.windows.report().to_json())
         except BaseException as error:
             _report_failure(emit, progress, saving, error)
             raise

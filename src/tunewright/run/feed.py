@@ -17,16 +17,23 @@ from tunewright.types import Batch, StepBatch
 class Feed:
     """Steps and held-out batches under the plan in force. `plan` changes only by an amendment.
 
-    streams: the stream of steps for a number of rows a forward pass.
+    streams: the stream of steps for a number of rows a forward pass. is_stopped: ends a wait for data.
     """
 
-    def __init__(self, inputs: Inputs, plan: Plan, streams: Callable[[int], StepSource]) -> None:
-        self._inputs, self._streams = inputs, streams
+    def __init__(
+        self,
+        inputs: Inputs,
+        plan: Plan,
+        streams: Callable[[int], StepSource],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._inputs, self._streams, self._is_stopped = inputs, streams, is_stopped
         self.plan = plan
 
     def steps(self, progress: Progress) -> Generator[StepBatch]:
         """Step batches from `progress` on, built ahead in the background."""
-        return prefetched(self._streams(self.plan.micro_batch_size).steps(progress.position))
+        steps = self._streams(self.plan.micro_batch_size).steps(progress.position)
+        return prefetched(steps, is_stopped=self._is_stopped)
 
     def held_out(self) -> list[Batch]:
         """Batches that hold each held-out example once."""

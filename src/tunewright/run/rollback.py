@@ -59,7 +59,13 @@ class Rollback:
         self.emit("rolled_back", kept.step, from_step=bad.step, rows=list(rows), reason=diverged.what)
         # What the bad try knew: the checkpoint may be older than an earlier rollback.
         passed_over = (*bad.passed_over, rows)
-        return replace(kept, position=bad.position, passed_over=passed_over, marks_due=False)
+        return replace(
+            kept,
+            position=bad.position,
+            source_state=bad.source_state,
+            passed_over=passed_over,
+            marks_due=False,
+        )
 
 
 def _times(count: int) -> str:

@@ -15,7 +15,7 @@ class Progress:
     """position: source rows consumed over all epochs; with the seed it is the whole state of the data order.
     epoch: passes over the data. tokens: real tokens trained on. skipped_steps: updates not applied.
     passed_over: rows [from, to) that a rollback left out for good. marks_due: a stop came before everything
-    that belongs to this step (evaluation, export) was done."""
+    that belongs to this step (evaluation, export) was done. source_state: that of the last StepBatch."""
 
     step: int = 0
     position: int = 0
@@ -24,6 +24,7 @@ class Progress:
     skipped_steps: int = 0
     passed_over: tuple[tuple[int, int], ...] = ()
     marks_due: bool = False
+    source_state: str = ""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Progress:
@@ -39,6 +40,7 @@ class Progress:
             position=batch.position,
             epoch=batch.epoch,
             tokens=self.tokens + batch.tokens,
+            source_state=batch.source_state,
         )
 
 
