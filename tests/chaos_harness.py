@@ -28,16 +28,16 @@ STEPS_AN_EPOCH = 6
 STEPS_A_KILL = 3
 ROWS = 40
 
-# What to aim at, once each in ten kills; see Aim. `epoch` kills on the way to an export.
+# What ten kills are aimed at, in random order; see _is_at. `epoch` is the last step before an export.
 AIMS = ("start-up", "step", "step", "save", "save", "save", "evaluation", "epoch", "export", "any time")
 FRESH_EACH = 10
 
 
 @dataclass(slots=True)
 class ChaosResult:
-    """landed: kills by where they hit, from what was left behind. came_up: attempts that were not killed
-    before their first event. faults: states that did not load, attempts that failed. differences: of losses,
-    evaluations and files from the undisturbed run."""
+    """landed: kills by where they hit, from what was left behind. replayed_steps: steps that were done more
+    than once. faults: states that did not load, attempts that failed. differences: of losses, evaluations and
+    files from the undisturbed run."""
 
     kills: int = 0
     fresh: int = 0
@@ -155,7 +155,7 @@ def _train_undisturbed(config: Path, run: Path) -> dict[str, float]:
         "start-up": startup,
         "step": usual("step", "step_seconds"),
         "save": usual("checkpoint", "seconds"),
-        "evaluation": usual("evaluation", "seconds"),
+        "evaluation": usual("evaluation", "seconds") / 2,
         "epoch": usual("export", "seconds"),
         "export": usual("export", "seconds"),
         "any time": startup + 4 * usual("step", "step_seconds"),
@@ -201,20 +201,20 @@ def _kill_at(
     step = 0
     while attempt.code() is None:
         step = max([step, *(event["step"] for event in tail.news() if event["type"] == "step")])
-        if step >= due and _is_at(run, aim, step):
+        if step >= due and _is_at(run, attempt.pid, aim, step):
             time.sleep(delay * usual[aim])
             break
         time.sleep(0.0005)
     attempt.kill()
 
 
-def _is_at(run: Path, aim: str, step: int) -> bool:
+def _is_at(run: Path, pid: int, aim: str, step: int) -> bool:
     """Whether the run, whose last finished step is `step`, does now what is aimed at. Steps come to the log
     one late, but at a mark all are there."""
     if aim == "save":
-        return any((run / "checkpoints").glob("tmp-0*"))
+        return _works_in(run / "checkpoints", pid)
     if aim == "export":
-        return any((run / "exports").glob("tmp-step-*"))
+        return _works_in(run / "exports", pid)
     if aim == "evaluation":
         return step > 0 and step % EVALUATE_EVERY == 0
     if aim == "epoch":
@@ -222,26 +222,27 @@ def _is_at(run: Path, aim: str, step: int) -> bool:
     return step > 0
 
 
+def _works_in(folder: Path, pid: int) -> bool:
+    """Whether a temporary folder of this process is there; those of killed ones may be too."""
+    return any(folder.glob(f"tmp-*-{pid}"))
+
+
 def _where(run: Path, attempt: Attempt) -> str:
     """Where a kill hit, from what it left."""
-    if any((run / "checkpoints").glob("tmp-0*")):
+    if _works_in(run / "checkpoints", attempt.pid):
         return "inside a save"
-    if any(_of_process(path, attempt.pid) for path in (run / "exports").glob("tmp-*")):
+    if _works_in(run / "exports", attempt.pid):
         return "inside an export"
     events = list(read_events(run / "events.jsonl")) if (run / "events.jsonl").exists() else []
     mine = [event for event in events if event["time"] >= attempt.started_at]
     if not mine:
         return "during start-up"
-    last = mine[-1]
-    if last["type"] == "step" and last["step"] % EVALUATE_EVERY == 0:
+    last = max(event["step"] for event in mine)
+    if mine[-1]["type"] == "step" and last % EVALUATE_EVERY == 0:
         return "inside an evaluation"
-    if last["type"] in ("evaluation", "export") or last["step"] % STEPS_AN_EPOCH == 0:
-        return "between the marks of a step"
+    if last > 0 and last % STEPS_AN_EPOCH == 0:
+        return "at the end of an epoch"
     return "inside a step"
-
-
-def _of_process(path: Path, pid: int) -> bool:
-    return path.name.endswith(f"-{pid}")
 
 
 def _check_states(run: Path, result: ChaosResult) -> None:
