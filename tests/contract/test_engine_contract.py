@@ -17,6 +17,7 @@ import pytest
 
 from engine_cases import build_spec, draw_documents, lay_out, total_weight
 from families import make_family
+from tunewright.data.collate import build_empty_batch
 from tunewright.engines.protocol import Engine
 from tunewright.engines.registry import build_engine
 from tunewright.errors import CheckpointError
@@ -124,6 +125,15 @@ def test_gradients_of_several_calls_add_up(build: Build):
     assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-5)
     assert a.sums.loss == pytest.approx(b.sums.loss, rel=1e-5)
     assert a.sums.weight == pytest.approx(b.sums.weight)
+
+
+def test_an_empty_micro_batch_adds_nothing(build: Build):
+    plain, padded = build(), build()
+    a = _step(plain)
+    padded.forward_backward([PACKED, build_empty_batch(pad_id=0)], denominator=WEIGHT)
+    b = padded.optim_step(lr=1e-2, skip_above=None).read()
+    assert (a.sums, a.gradient_norm, b.skipped) == (b.sums, b.gradient_norm, False)
+    assert _arrays(plain) == _arrays(padded)
 
 
 def test_denominator_scales_gradients(build: Build):
