@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo test numerics check coverage slow chaos soak docs clean
+.PHONY: help install demo test numerics large check coverage slow chaos soak docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -52,6 +52,9 @@ soak: $(VENV)/.installed-dev  ## Train for HOURS (1) with a kill every KILL_MINU
 
 numerics: $(VENV)/.installed-dev  ## Measure what must be equal on every model family and print the table
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/numerics.py $(if $(JSON),--json $(JSON))
+
+large: $(VENV)/.installed  ## Train on a 2 GB file within its memory bar, stop it and resume it
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/large_data.py
 
 check: $(VENV)/.installed-dev  ## Format, lint, import contracts, types, generated docs
 	$(BIN)/ruff format --check src tests scripts docs

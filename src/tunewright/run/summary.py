@@ -18,7 +18,7 @@ def plan_lines(
         "model": f"{plan.model}, {_count(facts.parameters)} parameters, stored as {plan.dtype}",
         "trains": _trained(config, facts),
         "data": f"{_epoch(plan.rows)} rows an epoch, {plan.held_out_rows:,} held out, "
-        f"{report.tokens:,} tokens of which {report.trained_share:.0%} are trained",
+        f"{_tokens(report)} of which {report.trained_share:.0%} are trained",
         "steps": f"{plan.total_steps:,} ({_epoch(plan.steps_per_epoch)} an epoch), {_step(config)} each",
         "rows": f"up to {config.data.seq_len:,} tokens, {'packed' if config.data.packing else 'padded'}, "
         f"{plan.micro_batch_size} a forward pass",
@@ -38,6 +38,11 @@ def plan_lines(
 
 def _epoch(count: int | None) -> str:
     return "an unknown number of" if count is None else f"{count:,}"
+
+
+def _tokens(report: DataReport) -> str:
+    checked = f" in the {report.rows_checked:,} rows checked" if report.is_sampled else ""
+    return f"{report.tokens:,} tokens{checked}"
 
 
 def _step(config: RunConfig) -> str:
