@@ -11,7 +11,6 @@ import hashlib
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +44,7 @@ class ChaosResult:
     evaluations: int = 0
     replayed_steps: int = 0
     states_checked: int = 0
-    landed: Counter[str] = field(default_factory=Counter)
+    landed: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     adapter_sha256: str = ""
@@ -83,7 +82,8 @@ def run_chaos(
             break
         result.kills += 1
         result.fresh += fresh
-        result.landed[_where(killed, attempt)] += 1
+        where = _where(killed, attempt)
+        result.landed[where] = result.landed.get(where, 0) + 1
         _check_states(killed, result)
         if result.kills % 10 == 0:
             say(f"{result.kills} kills, at step {_last_step(killed)} of {total_steps}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -93,6 +94,19 @@ def test_a_bug_in_the_thread_is_raised_by_the_next_call(tmp_path: Path, call: st
         start_save(writer, 2) if call == "save" else getattr(writer, call)()
     writer.close()
     assert new_store(tmp_path).steps() == [], "and once only"
+
+
+def test_an_interrupt_while_waiting_loses_no_save(tmp_path: Path, gate: threading.Event):
+    me = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    with BackgroundWriter(new_store(tmp_path)) as writer:
+        start_save(writer, 1)
+        threading.Timer(0.2, signal.pthread_kill, (me, signal.SIGUSR1)).start()
+        with pytest.raises(KeyboardInterrupt):
+            writer.drain()
+        gate.set()
+        assert [outcome.step for outcome in writer.drain()] == [1]
+    signal.signal(signal.SIGUSR1, before)
 
 
 ENDS_WHILE_SAVING = """
