@@ -145,11 +145,9 @@ def test_a_process_that_ends_finishes_the_save_and_then_goes(tmp_path: Path, end
 
 def test_python_code_runs_while_a_large_state_is_hashed_and_written(tmp_path: Path):
     state = EngineState({"w": Array("U8", (2**26,), bytes(2**26))}, {})
+    turns = 0
     with BackgroundWriter(new_store(tmp_path)) as writer:
-        started = last = time.perf_counter()
-        longest = 0.0
         writer.save(1, state, {}, IDENTITY, None)
         while not writer.finished():
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
-    assert longest < 0.5 * (time.perf_counter() - started)
+            turns += 1
+    assert turns > 1000
