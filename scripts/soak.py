@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--kill-minutes", type=float, default=5.0)
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--batch-size", type=int, help="rows a step; by a trial run when left out")
     parser.add_argument(
         "--folder", type=Path, help="where everything goes; a new temporary folder by default"
     )
@@ -41,7 +42,7 @@ def main() -> int:
     folder: Path = arguments.folder or Path(tempfile.mkdtemp(prefix="tunewright-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "rows.json")
-    batch_size = find_batch_size(folder, arguments.engine)
+    batch_size = arguments.batch_size or find_batch_size(folder, arguments.engine)
     steps = int(arguments.hours * 3600 / AIMED_STEP_SECONDS * 4)
     config = write_config(folder / "run.yaml", arguments.engine, batch_size, steps)
     say(f"batch of {batch_size} rows; everything is in {folder}")
