@@ -23,6 +23,7 @@ COMMANDS: dict[str, Lazy] = {
     "train": Lazy(
         "Fine-tune a model from a run file", "tunewright.cli.train:command", bare=(("--resume", "auto"),)
     ),
+    "plan": Lazy("Estimate the memory and time of a run before it loads", "tunewright.cli.plan:command"),
     "generate": Lazy("Answer one prompt with a model, an export or a run", "tunewright.cli.generate:command"),
     "chat": Lazy("Talk with a model, an export or a run", "tunewright.cli.chat:command"),
     "data": Lazy(

@@ -13,6 +13,9 @@ from tunewright.models.native import config_defaults
 from tunewright.models.sanitise import read_json
 from tunewright.models.weights import check_weights, find_weights
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Weight name → shape."""
+
 # Other families' names of the same size.
 _NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
@@ -31,8 +34,9 @@ _EMBEDDING_WORDS = ("embed", "wte", "wpe")
 class Arch:
     """Sizes of a causal language model. Windows are in tokens, one a layer, None for a global layer.
 
-    linear_modules: full names of what `all-linear` adapts, in order of name. parameters counts tied weights
-    once; embedding_parameters are those of embeddings and head among them.
+    linear_modules: full names of what `all-linear` adapts, in order of name; linear_shapes: [out, in] of
+    each. parameters counts tied weights once; embedding_parameters are those of embeddings and head among
+    them.
     """
 
     model_type: str
@@ -49,19 +53,32 @@ class Arch:
     attention_soft_cap: float | None
     final_soft_cap: float | None
     linear_modules: tuple[str, ...]
+    linear_shapes: tuple[tuple[int, int], ...]
     parameters: int
     embedding_parameters: int
 
 
 def load_arch(folder: Path) -> Arch:
     """Facts of the model in a sanitised folder. Raises ModelError when a size is missing or unreadable."""
-    settings = _settings(folder)
-    shapes = _shapes(folder)
+    shapes = {
+        name: entry.shape for path in find_weights(folder) for name, entry in check_weights(path).items()
+    }
+    return build_arch(read_json(folder / "config.json"), shapes, str(folder / "config.json"))
+
+
+def build_arch(config: Mapping[str, Any], shapes: Shapes, where: str) -> Arch:
+    """Facts of the model with this config.json and these weights. Raises ModelError, naming `where`."""
+    settings = text_settings(config)
     sizes = {size: _size(settings, names) for size, names in _NAMES.items()}
-    layers, hidden = _needed(sizes, "layers", folder), _needed(sizes, "hidden_size", folder)
-    heads = _needed(sizes, "heads", folder)
-    vocab = _needed({"vocab_size": settings.get("vocab_size")}, "vocab_size", folder)
+    layers, hidden = _needed(sizes, "layers", where), _needed(sizes, "hidden_size", where)
+    heads = _needed(sizes, "heads", where)
+    vocab = _needed({"vocab_size": settings.get("vocab_size")}, "vocab_size", where)
     outer = {name for name, shape in shapes.items() if len(shape) == 2 and _is_outer(name, shape, vocab)}
+    linear = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in sorted(shapes.items(), key=lambda item: item[0].removesuffix(".weight"))
+        if len(shape) == 2 and name.endswith(".weight") and name not in outer
+    }
     return Arch(
         model_type=str(settings.get("model_type")),
         layers=layers,
@@ -76,41 +93,31 @@ def load_arch(folder: Path) -> Arch:
         windows=_windows(settings, layers),
         attention_soft_cap=settings.get("attn_logit_softcapping"),
         final_soft_cap=settings.get("final_logit_softcapping"),
-        linear_modules=tuple(
-            sorted(
-                name.removesuffix(".weight")
-                for name, shape in shapes.items()
-                if len(shape) == 2 and name.endswith(".weight") and name not in outer
-            )
-        ),
+        linear_modules=tuple(linear),
+        linear_shapes=tuple(linear.values()),
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         embedding_parameters=sum(math.prod(shapes[name]) for name in outer),
     )
 
 
-def _settings(folder: Path) -> Mapping[str, Any]:
+def text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config of the text model, defaults of its class filled in."""
-    config = read_json(folder / "config.json")
     text = config.get("text_config")
     if isinstance(text, dict):
         config = {**config, **cast("dict[str, Any]", text)}
     return {**config_defaults(str(config.get("model_type"))), **config}
 
 
-def _shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
-    return {name: entry.shape for path in find_weights(folder) for name, entry in check_weights(path).items()}
-
-
 def _size(settings: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     return next((value for name in names if isinstance(value := settings.get(name), int)), None)
 
 
-def _needed(sizes: Mapping[str, Any], name: str, folder: Path) -> int:
+def _needed(sizes: Mapping[str, Any], name: str, where: str) -> int:
     value = sizes[name]
     if not isinstance(value, int) or value < 1:
         raise ModelError(
             "a size of the model is missing",
-            where=str(folder / "config.json"),
+            where=where,
             got=value,
             expected=" or ".join(_NAMES.get(name, (name,))),
             code="model.bad-config",

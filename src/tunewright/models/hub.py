@@ -30,7 +30,7 @@ def fetch_model(name: str, revision: str | None) -> Path:
     Settings come first and are checked, so that a model that cannot be trained costs no download of weights.
     Raises ModelError when the model is unknown, gated, incomplete or cannot be reached.
     """
-    cached = _find_cached(name, revision)
+    cached = find_cached(name, revision)
     if cached is not None:
         return cached
     folder = _download(name, revision, _SETTINGS)
@@ -38,7 +38,8 @@ def fetch_model(name: str, revision: str | None) -> Path:
     return _download(name, revision, _WEIGHTS)
 
 
-def _find_cached(name: str, revision: str | None) -> Path | None:
+def find_cached(name: str, revision: str | None) -> Path | None:
+    """Folder of the hub model `name` when the local cache has all of it."""
     try:
         folder = _snapshot(name, revision=revision, local_files_only=True)
         checked_settings(folder)

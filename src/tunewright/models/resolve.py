@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.errors import ModelError
-from tunewright.models.hub import fetch_model
+from tunewright.models.hub import fetch_model, find_cached
 from tunewright.models.sanitise import sanitised_copy
 from tunewright.models.weights import PICKLE_SUFFIXES, refuse_unsafe_file
 
@@ -34,6 +34,17 @@ def resolve_model(name: str, revision: str | None = None) -> ModelFiles:
     """
     folder, warnings = sanitised_copy(_find(name, revision))
     return ModelFiles(folder, name, revision, warnings)
+
+
+def find_on_disk(name: str, revision: str | None = None) -> Path | None:
+    """The sanitised copy of a model that is on this machine; None for a hub model that has to be fetched.
+
+    Raises ModelError for what is neither, or is unsafe.
+    """
+    if _HUB_ID.fullmatch(name) and not Path(name).expanduser().exists():
+        cached = find_cached(name, revision)
+        return None if cached is None else sanitised_copy(cached)[0]
+    return sanitised_copy(_find(name, revision))[0]
 
 
 def _find(name: str, revision: str | None) -> Path:

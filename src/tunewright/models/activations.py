@@ -1,0 +1,110 @@
+"""What a forward pass keeps for the backward pass, and what the loss and the backward pass need beside it.
+
+Counted from the arrays that the engine's plain path over a Llama-like block saves: two norms, attention per
+document, a gated MLP, a LoRA pair beside each adapted matrix. benchmarks/memory.py compares the sums with a
+real process. A family with more norms in its blocks keeps a little more.
+"""
+
+# D model width, Q width of all query heads, K width of all key heads, I width inside the MLP, H heads,
+# V vocabulary, L label rows, T tokens of a micro-batch
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tunewright.models.arch import Arch
+from tunewright.models.footprint import BYTES, Trained
+
+CHUNK_ELEMENTS = 2**24
+"""Logits that exist at once: the loss goes through its label rows in chunks of this size."""
+
+# The last part of the names of the matrices that read what attention or the inner MLP width made; all others
+# of a block read the output of a norm.
+_OUTPUTS = ("o_proj", "out_proj", "down_proj", "dense", "dense_4h_to_h", "c_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """How a micro-batch is computed. tokens: B · T. labels: label rows. dropout: adapters have one. On a CPU
+    dropout keeps a mask as wide as its input, on others one byte a number."""
+
+    tokens: int
+    labels: int
+    precision: str
+    dropout: bool
+    on_cpu: bool
+    checkpointed: bool
+    eager_row: int = 0
+    """Row length under eager attention, which keeps its scores; 0 for attention per document."""
+
+
+def kept_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
+    """Bytes kept for the backward pass over the whole model, once it has begun with the last block."""
+    layer = one.tokens * layer_bytes(arch, trained, one)
+    if not one.checkpointed:
+        return arch.layers * layer
+    return one.tokens * arch.layers * arch.hidden_size * BYTES[one.precision]
+
+
+def layer_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
+    """Bytes a token that one block keeps."""
+    size = BYTES[one.precision]
+    wide, query, key = arch.hidden_size, arch.heads * arch.head_size, arch.kv_heads * arch.head_size
+    inner = arch.intermediate_size
+    # Norms compute in fp32 and keep their input; one that trains keeps its output before the weight too.
+    norms = 2 * wide * 4.0 * (2 if trained.full else 1)
+    attention = (2 * query + 2 * key) * size + 4 * arch.heads
+    if one.eager_row:
+        attention += arch.heads * one.eager_row * (4 + size)
+    gated = any("gate" in name for name in arch.linear_modules)
+    mlp = (3 if gated else 1) * inner * size
+    return norms + attention + mlp + _input_bytes(arch, trained, one)
+
+
+def _input_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
+    """Bytes a token of what the matrices of one block keep of their inputs."""
+    size = BYTES[one.precision]
+    block = list(_first_block(arch))
+    if trained.full:
+        # Autocast makes a 16-bit copy for each matrix; in fp32 those that read the same array share it.
+        shared = one.precision == "fp32"
+        return size * sum(
+            {_source(name): width for name, width in block}.values() if shared else [w for _, w in block]
+        )
+    adapted = [(name, width) for name, width in block if name in trained.adapted]
+    inner = len(adapted) * trained.rank * size
+    if one.dropout:
+        mask = size if one.on_cpu else 1.0
+        return inner + sum(width for _, width in adapted) * (size + mask)
+    return inner + size * sum({_source(name): width for name, width in adapted}.values())
+
+
+def _first_block(arch: Arch) -> Iterator[tuple[str, int]]:
+    """(name, width of the input) of the matrices of the first block."""
+    for name, (_, width) in zip(arch.linear_modules, arch.linear_shapes, strict=True):
+        if next((part for part in name.split(".") if part.isdigit()), None) == "0":
+            yield name, width
+
+
+def _source(name: str) -> tuple[str, bool]:
+    """What a matrix reads, as a key: matrices with the same key read the same array."""
+    parent, _, last = name.rpartition(".")
+    return parent, last in _OUTPUTS
+
+
+def logits_bytes(arch: Arch, one: Pass) -> float:
+    """Bytes of the logits of one chunk at their peak: the log-probabilities, the gradient by the labels and
+    that of the logits, all fp32, and 2 bytes for the gradient in 16 bits where the head computes so."""
+    rows = min(one.labels, max(1, CHUNK_ELEMENTS // arch.vocab_size))
+    return rows * arch.vocab_size * (12 if one.precision == "fp32" else 14)
+
+
+def backward_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
+    """Bytes that the backward pass through one block needs beside what was kept: gradients of the inner MLP
+    width, and under checkpointing everything the block keeps."""
+    size = BYTES[one.precision]
+    working = one.tokens * (3 * arch.intermediate_size + 2 * arch.hidden_size) * size
+    if one.checkpointed:
+        working += one.tokens * layer_bytes(arch, trained, one)
+    return working

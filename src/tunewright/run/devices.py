@@ -1,0 +1,131 @@
+"""Classes of devices for the planner: memory, speed and where the figures come from. Nothing is loaded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tunewright.engines.protocol import DeviceFacts
+from tunewright.errors import ConfigError
+
+GIB = 2**30
+
+# What is left for training after the driver's and the C library's own needs. On a CPU the C library's heap
+# holds on to freed arrays: a process took 1.2 to 2.3 times what was live in benchmarks/memory.py.
+_USABLE = {"cuda": 0.95, "mps": 0.75, "cpu": 0.6}
+_KIND_DTYPES = {"cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "bf16", "fp16"), "cpu": ("fp32", "bf16")}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClass:
+    """A device as the planner sees it. kind: cuda, mps (one memory with the host) or cpu. flops: matrix
+    operations a second by number format, nominal; efficiency: the share of them that training reached in
+    `source`. Empty flops: speed is not known."""
+
+    name: str
+    kind: str
+    memory_bytes: int
+    flops: Mapping[str, float] = field(default_factory=dict[str, float])
+    efficiency: float = 0.0
+    source: str = ""
+
+    @property
+    def usable_bytes(self) -> int:
+        """Memory that a run may plan with."""
+        return int(self.memory_bytes * _USABLE[self.kind])
+
+    @property
+    def facts(self) -> DeviceFacts:
+        """The same in the words of the engines."""
+        return DeviceFacts(self.kind, self.name, self.memory_bytes, _KIND_DTYPES[self.kind])
+
+
+_HOPPER = {"fp32": 67e12, "bf16": 989e12, "fp16": 989e12}
+_HOPPER_SOURCE = (
+    "33 % of the nominal rate, torchtitan's published figure for eager Llama-3.1-8B on H100; "
+    "not measured with Tunewright"
+)
+_CPU_CORE = {"fp32": 95e9, "bf16": 450e9}
+_CPU_SOURCE = "benchmarks/memory.py, LoRA of a 55 M model on one core of an AMD EPYC with avx512_bf16"
+
+DEVICES: dict[str, DeviceClass] = {
+    "h100": DeviceClass("H100 80 GB", "cuda", int(79.1 * GIB), _HOPPER, 0.33, _HOPPER_SOURCE),
+    "h200": DeviceClass("H200 141 GB", "cuda", int(139.8 * GIB), _HOPPER, 0.33, _HOPPER_SOURCE),
+    "m4": DeviceClass(
+        "M4 Max, 32-core GPU, 36 GB",
+        "mps",
+        36 * GIB,
+        {"fp32": 13e12, "bf16": 14e12, "fp16": 14e12},
+        0.35,
+        "35 % of the nominal rate, from 475 tokens/s published for mlx-examples' LoRA of Llama-7B on an M2 "
+        "Ultra; not measured with Tunewright",
+    ),
+}
+"""Device classes by the name that --device takes."""
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(GiB|GB|G)?", re.IGNORECASE)
+
+
+def find_device(asked: str | None, configured: str = "auto") -> DeviceClass:
+    """The class that --device names, a GPU of so much memory (`24GiB`), or this machine's device.
+
+    configured: the setting `device`, which says whether this machine's CPU is meant. Raises ConfigError.
+    """
+    if asked is None:
+        return _local_device(configured)
+    name = asked.strip().lower()
+    if name in DEVICES:
+        return DEVICES[name]
+    if name == "cpu":
+        return _cpu()
+    size = _SIZE.fullmatch(asked.strip())
+    if size is None or float(size[1]) <= 0 or not size[2]:
+        raise ConfigError(
+            "no such device class",
+            where="--device",
+            got=asked,
+            expected=f"{', '.join(DEVICES)}, cpu or a GPU's memory such as 24GiB",
+            code="config.device",
+        )
+    unit = 10**9 if size[2].lower() == "gb" else GIB
+    return DeviceClass(f"a GPU of {asked.strip()}", "cuda", int(float(size[1]) * unit))
+
+
+def _local_device(configured: str) -> DeviceClass:
+    if configured == "cpu":
+        return _cpu()
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        known = DEVICES["m4"]
+        return DeviceClass(
+            f"{platform.processor()} Mac", "mps", _host_memory(), known.flops, known.efficiency, known.source
+        )
+    return _nvidia_device() or _cpu()
+
+
+def _nvidia_device() -> DeviceClass | None:
+    """The first NVIDIA GPU by the driver's own tool, so that no library has to be loaded."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        name, _, mebibytes = answer.splitlines()[0].rpartition(",")
+        memory = int(mebibytes) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+    known = next((device for key, device in DEVICES.items() if key.upper() in name), None)
+    if known is None:
+        return DeviceClass(name, "cuda", memory)
+    return DeviceClass(name, "cuda", memory, known.flops, known.efficiency, known.source)
+
+
+def _cpu() -> DeviceClass:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    flops = {name: cores * rate for name, rate in _CPU_CORE.items()}
+    return DeviceClass(f"this machine's CPU, {cores} cores", "cpu", _host_memory(), flops, 0.5, _CPU_SOURCE)
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
