@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo test numerics large check coverage slow chaos soak docs clean
+.PHONY: help install demo test numerics large check coverage slow chaos soak bench-mlx mac-check docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -32,10 +32,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --group dev
 	@touch $@
 
+$(VENV)/.installed-mlx: $(VENV)/.installed
+	@echo "installing the MLX engine into $(VENV)"
+	@$(PIP) -e '.[local,mlx]'
+	@touch $@
+
 install: $(VENV)/.installed  ## Install the command into .venv
 	@echo "installed: $(BIN)/tunewright"
 
-demo: $(VENV)/.installed  ## Fine-tune the bundled model on two CPU cores in about a minute
+demo: $(VENV)/.installed$(if $(filter mlx,$(ENGINE)),-mlx)  ## Fine-tune the bundled model on two CPU cores in about a minute
 	@$(BIN)/tunewright demo --engine $(ENGINE) $(if $(STEPS),--steps $(STEPS))
 
 test: $(VENV)/.installed-dev  ## Run the test suite with coverage
@@ -55,6 +60,14 @@ numerics: $(VENV)/.installed-dev  ## Measure what must be equal on every model f
 
 large: $(VENV)/.installed  ## Train on a 2 GB file within its memory bar, stop it and resume it
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/large_data.py
+
+bench-mlx: $(VENV)/.installed-dev  ## Measure the MLX engine beside mlx_lm.lora
+	@$(TEST_ENV) $(BIN)/python benchmarks/mlx_lora.py
+
+mac-check:  ## On a Mac: prove the engines on Metal and MPS, measure them, and write mac_check.json
+	@$(PYTHON) scripts/mac_check.py --platform-only
+	@$(MAKE) --no-print-directory $(VENV)/.installed-dev $(VENV)/.installed-mlx
+	@$(BIN)/python scripts/mac_check.py
 
 check: $(VENV)/.installed-dev  ## Format, lint, import contracts, types, generated docs
 	$(BIN)/ruff format --check src tests scripts docs

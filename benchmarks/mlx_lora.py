@@ -117,7 +117,7 @@ def _ours(folder: Path, turn: int) -> Sample:
     run_file.write_text(
         f"""engine: mlx
 model: {{name: {folder / "model"}, dtype: fp32}}
-data: {{train: {folder / "shuffled" / "train.jsonl"}, format: text, eval: 0, seq_len: 512}}
+data: {{train: [{{path: {folder / "shuffled" / "train.jsonl"}, format: text}}], eval: 0, seq_len: 512}}
 adapter: {{rank: {RANK}, alpha: {SCALE * RANK}}}
 train: {{epochs: 1, batch_size: {BATCH}, learning_rate: 1e-4, schedule: constant, precision: fp32}}
 checkpoint: {{every_steps: 100000, export_every: never}}

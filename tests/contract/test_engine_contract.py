@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,16 @@ from tunewright.types import EngineState
 Build = Callable[..., Engine]
 
 
+DEVICE = os.environ.get("CONTRACT_DEVICE", "cpu")
+"""Where the engines compute; `make mac-check` sets it to mps and metal."""
+
+
 def _build_torch(folder: Path, **changes: Any) -> Engine:
-    return build_engine("torch", build_spec(folder, **changes))
+    return build_engine("torch", build_spec(folder, **{"device": DEVICE, **changes}))
 
 
 def _build_mlx(folder: Path, **changes: Any) -> Engine:
-    return build_engine("mlx", build_spec(folder, **changes))
+    return build_engine("mlx", build_spec(folder, **{"device": DEVICE, **changes}))
 
 
 def _build_numpy(folder: Path, **changes: Any) -> Engine:
