@@ -29,13 +29,13 @@ def check_settings(config: RunConfig) -> list[Fault]:
 
 
 def _device(config: RunConfig) -> Iterator[Fault]:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", config.device):
+    if not re.fullmatch(r"auto|cpu|mps|metal|cuda(:[0-9]{1,3})?", config.device):
         hint = "did you mean cuda?" if config.device.startswith(("gpu", "nvidia", "cuda")) else None
         yield Fault(
             ("device",),
             "unknown device",
             config.device,
-            "auto, cpu, mps, cuda or cuda:N",
+            "auto, cpu, mps, metal, cuda or cuda:N",
             hint,
             "config.device",
         )
@@ -61,6 +61,15 @@ def _start_from(config: RunConfig) -> Iterator[Fault]:
         )
 
 
+def _quantization(config: RunConfig) -> Iterator[Fault]:
+    if config.adapter.kind == "none" and config.model.quantization.kind != "none":
+        yield Fault(
+            ("model", "quantization"),
+            "quantised weights cannot be trained themselves, but adapter.kind is none",
+            hint="use adapter.kind: lora, or model.quantization: none",
+        )
+
+
 def _run_name(config: RunConfig) -> Iterator[Fault]:
     name = config.run.name
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
@@ -83,6 +92,7 @@ CHECKS: tuple[Callable[[RunConfig], Iterator[Fault]], ...] = (
     _device,
     _targets,
     _start_from,
+    _quantization,
     _run_name,
     _metrics,
 )

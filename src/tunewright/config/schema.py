@@ -19,7 +19,6 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-
 STDIN = "-"
 """The path that stands for standard input."""
 
@@ -72,8 +71,9 @@ class ShortForm:
 
 
 class QuantizationConfig(Section):
-    kind: Literal["none"] = "none"
-    """How frozen base weights are stored: `none` keeps them in `model.dtype`."""
+    kind: Literal["none", "4bit"] = "none"
+    """How frozen base weights are stored: `none` keeps them in `model.dtype`, `4bit` packs the linear layers
+    (affine groups of 64 with `mlx`)."""
 
 
 class ModelConfig(Section):
@@ -252,10 +252,11 @@ class RunConfig(Section):
 
     version: Literal[1] = 1
     """Version of this file format."""
-    engine: Literal["auto", "torch"] = "auto"
-    """Which engine trains: `torch` on CUDA, MPS and CPU."""
+    engine: Literal["auto", "torch", "mlx"] = "auto"
+    """Which engine trains: `torch` on CUDA, MPS and CPU, `mlx` on Apple silicon (Metal) and any CPU. `auto`
+    is `mlx` on Apple silicon where it is installed, else `torch`."""
     device: str = "auto"
-    """Device: auto, cpu, mps, cuda or cuda:N."""
+    """Device: auto, cpu, mps, cuda or cuda:N with `torch`; auto, cpu, metal or cuda with `mlx`."""
     model: Annotated[ModelConfig, ShortForm("name")]
     """The base model."""
     method: Annotated[MethodConfig, ShortForm("type")] = MethodConfig()

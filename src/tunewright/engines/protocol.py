@@ -22,6 +22,7 @@ class EngineSpec:
     model_folder: sanitised copy (config.json, *.safetensors, tokenizer files). model_name: as the user
     wrote it; goes into adapter_config.json. dtype: storage of frozen weights (fp32, bf16, fp16).
     precision: compute (fp32, bf16, fp16); trained weights and optimizer state are fp32 always.
+    quantization: of the frozen base (none, 4bit); each engine has its own form of it.
     adapter_folder: start from these adapter values instead of fresh ones.
     """
 
@@ -41,6 +42,7 @@ class EngineSpec:
     activation_checkpointing: bool
     deterministic: bool
     seed: int
+    quantization: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,18 +44,51 @@ def filter_config(config: Mapping[str, Any], where: str) -> tuple[dict[str, Json
     """
     model_type = _check_type(config, where)
     _check_head(config, model_type, where)
+    packed = _mlx_quantization(config)
     for key in _QUANTIZED:
-        if config.get(key):
+        if config.get(key) and config[key] != packed:
             raise ModelError(
-                "quantised weights cannot be trained here",
+                "quantised weights of this kind cannot be trained here",
                 where=where,
-                got=key,
+                got=_method(key, config[key]),
                 hint="use the model's unquantised version",
                 code="model.quantized",
             )
     warnings: list[str] = []
     clean = _filter(config, keys_read(model_type), where, warnings)
-    return clean, tuple(warnings)
+    return ({**clean, "quantization": packed} if packed else clean), tuple(warnings)
+
+
+def _mlx_quantization(config: Mapping[str, Any]) -> dict[str, JsonValue] | None:
+    """How MLX packed the weights, which its engine trains on: sizes for all layers, and for some by name.
+
+    mlx-lm writes it twice, the second time as quantization_config.
+    """
+    given: object = config.get("quantization")
+    if not isinstance(given, dict):
+        return None
+    packed = cast("dict[str, Any]", given)
+    layers = [
+        packed,
+        *(cast("dict[str, Any]", layer) for layer in packed.values() if isinstance(layer, dict)),
+    ]
+    return packed if all(map(_is_affine, layers)) else None
+
+
+def _is_affine(layer: Mapping[str, Any]) -> bool:
+    """Whether a layer, or all, is packed in plain groups. A name may also stand for `not packed`."""
+    sizes = (layer.get("group_size"), layer.get("bits"))
+    others = [value for key, value in layer.items() if key not in ("group_size", "bits", "mode")]
+    return (
+        all(type(size) is int for size in sizes)
+        and layer.get("mode", "affine") == "affine"
+        and all(isinstance(value, (dict, bool)) for value in others)
+    )
+
+
+def _method(key: str, value: object) -> str:
+    method: object = cast("dict[str, Any]", value).get("quant_method") if isinstance(value, dict) else None
+    return f"{key} ({method})" if isinstance(method, str) else key
 
 
 def _check_type(config: Mapping[str, Any], where: str) -> str:

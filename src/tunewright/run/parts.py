@@ -56,6 +56,7 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
         activation_checkpointing=plan.activation_checkpointing,
         deterministic=config.train.deterministic,
         seed=plan.seed,
+        quantization=config.model.quantization.kind,
     )
 
 

@@ -240,7 +240,7 @@ def test_text_replaces_the_file(tmp_path):
     [
         (
             "device: gpu",
-            "device (run.yaml:3): unknown device, got gpu, expected auto, cpu, mps, cuda or cuda:N",
+            "device (run.yaml:3): unknown device, got gpu, expected auto, cpu, mps, metal, cuda or cuda:N",
         ),
         ("adapter: {targets: '['}", "adapter.targets (run.yaml:3): not a regular expression"),
         ("adapter: {targets: []}", "adapter.targets (run.yaml:3): no module would be trained"),

@@ -1,14 +1,35 @@
+import platform
 import sys
+from typing import get_args
 
 import pytest
 
+from tunewright.config.schema import RunConfig
 from tunewright.engines.registry import ENGINES, detect_device, resolve_engine
 from tunewright.errors import EngineError
 
 
-def test_auto_is_torch():
-    assert resolve_engine("auto") == "torch"
+@pytest.mark.parametrize(
+    ("system", "machine", "installed", "engine"),
+    [
+        ("Darwin", "arm64", True, "mlx"),
+        ("Darwin", "arm64", False, "torch"),
+        ("Darwin", "x86_64", True, "torch"),
+        ("Linux", "aarch64", True, "torch"),
+    ],
+)
+def test_auto_is_mlx_on_apple_silicon_only(system, machine, installed, engine, monkeypatch):
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "mlx", None)
+    assert resolve_engine("auto") == engine
     assert resolve_engine("torch") == "torch"
+
+
+def test_the_run_file_names_these_engines():
+    named = get_args(RunConfig.model_fields["engine"].annotation)
+    assert set(named) == {"auto", *ENGINES}
 
 
 def test_unknown_engine_names_the_known_ones():
@@ -17,11 +38,11 @@ def test_unknown_engine_names_the_known_ones():
     assert caught.value.code == "engine.unknown"
 
 
-def test_missing_library_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "tunewright.engines.torch.device", raising=False)
-    with pytest.raises(EngineError, match=r"tunewright\[torch\]") as caught:
-        detect_device("torch", "cpu")
+@pytest.mark.parametrize(("engine", "library"), [("torch", "torch"), ("mlx", "mlx"), ("mlx", "mlx_lm")])
+def test_missing_library_names_the_extra(engine, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(EngineError, match=rf"needs {library}[\s\S]*tunewright\[{engine}\]") as caught:
+        detect_device(engine, "cpu")
     assert caught.value.code == "engine.not-installed"
 
 
@@ -32,7 +53,7 @@ def test_other_missing_modules_are_our_own_fault(monkeypatch):
 
 
 def test_cpu_facts():
-    facts = detect_device("auto", "cpu")
+    facts = detect_device("torch", "cpu")
     assert facts.device == "cpu"
     assert facts.name
     assert facts.memory_bytes > 2**28

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from engine_cases import build_spec, draw_documents, lay_out, total_weight
 from families import make_family
-from tunewright.engines.torch import loss as loss_module
 from tunewright.engines.batches import Recent
+from tunewright.engines.torch import loss as loss_module
 from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.lora import lora_layers
 from tunewright.errors import CheckpointError, EngineError, EngineOutOfMemory, ModelError

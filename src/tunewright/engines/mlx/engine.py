@@ -33,12 +33,15 @@ from tunewright.engines.mlx.memory import PassMemory
 from tunewright.engines.mlx.optimizer import AdamW, StepOutcome
 from tunewright.engines.mlx.precision import DTYPES, build_loss_scale, check_precision
 from tunewright.engines.mlx.rng import RandomKey
-from tunewright.engines.mlx.rows import split_rows
+from tunewright.engines.mlx.rows import Grouping, split_rows
 from tunewright.engines.mlx.state import Parts, restore, snapshot
 from tunewright.engines.protocol import EngineFacts, EngineSpec
 from tunewright.errors import EngineError
 from tunewright.types import Batch, EngineState, LossSums, StepStats
 
+# A CPU computes what it is given and compiles nothing; a GPU is idle between passes and compiles each shape.
+_CPU_GROUPING = Grouping(width_step=16, pass_cost=32, few_shapes=False)
+_GPU_GROUPING = Grouping(width_step=64, pass_cost=512, few_shapes=True)
 # Steps between two returns of freed buffers to the system: shapes that no longer occur leave theirs behind.
 _CLEAR_EVERY = 50
 
@@ -53,7 +56,12 @@ def build_engine(spec: EngineSpec) -> MlxEngine:
     _check_options(spec)
     prepare_device(device.device)
     with on_device(device.device):
-        base = load_model(spec.model_folder, dtype=DTYPES[spec.dtype])
+        base = load_model(
+            spec.model_folder,
+            dtype=DTYPES[spec.dtype],
+            quantization=spec.quantization,
+            memory_bytes=usable_bytes(device),
+        )
         check_model(base, spec.dtype)
         if spec.adapter.kind == "lora":
             add_adapter(base, spec.adapter, spec.seed)
@@ -96,6 +104,7 @@ class MlxEngine:
         )  # fmt: skip
         self._parts = Parts(optimizer, RandomKey(spec.seed), build_loss_scale(spec.precision))
         self._passes = Passes(base, DTYPES[spec.precision], recompute=spec.activation_checkpointing)
+        self._grouping = _CPU_GROUPING if device == "cpu" else _GPU_GROUPING
         self._losses: list[mx.array] = []
         self._rights: list[mx.array] = []
         self._counts = LossSums()
@@ -111,7 +120,7 @@ class MlxEngine:
             device=self._device,
             device_name=detect_device(self._device).name,
             attention="sdpa",
-            parameters=self._base.arch.parameters,
+            parameters=self._base.parameters,
             trainable_parameters=sum(values.size for values in self._parts.optimizer.weights.values()),
             versions={"mlx": version("mlx"), "mlx-lm": version("mlx-lm")},
         )
@@ -147,7 +156,7 @@ class MlxEngine:
         losses: list[mx.array] = []
         rights: list[mx.array] = []
         with on_device(self._device):
-            for rows in split_rows(batch):
+            for rows in split_rows(batch, self._grouping):
                 with self._memory.watched(rows.tokens_KN.size):
                     loss, right = self._passes.forward(self._parts.optimizer.weights, to_device(rows))
                     mx.eval(loss, right)
@@ -178,7 +187,7 @@ class MlxEngine:
     def _one_batch(self, batch: Batch, denominator: float) -> None:
         optimizer, scale = self._parts.optimizer, self._parts.scale
         factor = mx.array(1 / denominator, mx.float32) * (1.0 if scale is None else scale.scale)
-        for rows in split_rows(batch):
+        for rows in split_rows(batch, self._grouping):
             key = self._parts.random.split() if self._spec.adapter.dropout else None
             with self._memory.watched(rows.tokens_KN.size):
                 loss, right, gradients = self._passes.differentiate(

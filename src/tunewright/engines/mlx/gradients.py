@@ -60,7 +60,6 @@ class Passes:
         return loss * factor, loss, right
 
     def _to_cast(self, values: mx.array) -> bool:
-        # Scales of quantised weights stay: their kernels take them as they were made.
         return values.dtype != self._compute and values.dtype in (mx.float32, mx.float16, mx.bfloat16)
 
     def _cast(self, values: mx.array) -> mx.array:

@@ -15,9 +15,17 @@ from mlx.utils import tree_flatten
 from tunewright.engines.mlx.classes import import_models_module
 from tunewright.engines.mlx.device import is_out_of_memory
 from tunewright.engines.mlx.families import Family, find_family, model_arguments
-from tunewright.errors import ModelError
+from tunewright.engines.mlx.quantize import (
+    PACKED_BYTES,
+    count_parameters,
+    prepare_packed,
+    quantize_linears,
+)
+from tunewright.errors import EngineError, ModelError
+from tunewright.models.adapter_keys import FLOAT_TYPES
 from tunewright.models.arch import Arch, load_arch
-from tunewright.models.weights import find_weights
+from tunewright.models.sanitise import read_json
+from tunewright.models.weights import check_weights, find_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,7 @@ class BaseModel:
     """A loaded model. module: mlx-lm's own, which holds the weights. tied: the head is the embedding.
 
     windows: tokens that each layer sees, None for all before. embedding_scale: factor on embeddings, 1 for
-    most families.
+    most families. parameters: numbers in the model, packed ones counted one by one.
     """
 
     module: nn.Module
@@ -34,25 +42,39 @@ class BaseModel:
     windows: tuple[int | None, ...]
     embedding_scale: float
     tied: bool
+    parameters: int
 
 
-def load_model(folder: Path, *, dtype: mx.Dtype) -> BaseModel:
+def load_model(
+    folder: Path, *, dtype: mx.Dtype, quantization: str = "none", memory_bytes: int | None = None
+) -> BaseModel:
     """The causal language model in `folder`, frozen, in evaluation mode, floating weights as `dtype`.
 
-    Leaves MLX's global random state alone. Raises ModelError when a weight is missing, has another shape or
-    no place, EngineError for a model that this engine does not know.
+    quantization: `4bit` packs linear layers; a model that comes packed stays as it is. memory_bytes: what
+    the device has to give, None unknown. Leaves MLX's global random state alone. Raises ModelError when a
+    weight is missing, has another shape or no place, EngineError for a model that this engine does not know
+    or that is larger than the memory.
     """
     arch = load_arch(folder)
     family = find_family(arch)
     module = _build_module(folder, arch, family)
+    _check_memory(folder, dtype, quantization, memory_bytes)
     weights = _read_weights(folder, module, dtype)
+    packed = read_json(folder / "config.json").get("quantization")
+    if packed:
+        prepare_packed(module, packed, weights)
     _check_complete(folder, module, weights)
     module.load_weights(list(weights.items()))
+    if quantization == "4bit" and not packed:
+        quantize_linears(module)
     module.eval()
     module.freeze()
     mx.eval(module.parameters())
     scale = math.sqrt(arch.hidden_size) if family.scaled_embedding else 1.0
-    return BaseModel(module, arch, family, arch.windows, scale, tied="lm_head" not in module)
+    return BaseModel(
+        module, arch, family, arch.windows, scale,
+        tied="lm_head" not in module, parameters=count_parameters(module),
+    )  # fmt: skip
 
 
 def hidden_layers(base: BaseModel) -> list[nn.Module]:
@@ -88,6 +110,25 @@ def _use_tanh_activation(module: nn.Module, arch: Arch) -> None:
     gated = import_models_module("gemma2").MLP
     for layer in module["model"]["layers"]:
         layer.mlp = gated(arch.hidden_size, arch.intermediate_size)
+
+
+def _check_memory(folder: Path, dtype: mx.Dtype, quantization: str, memory_bytes: int | None) -> None:
+    """Ask before reading: MLX shares memory with the rest of the machine, and too much ends the process."""
+    need = 0
+    for path in find_weights(folder):
+        for entry in check_weights(path).values():
+            kept = PACKED_BYTES if quantization == "4bit" and len(entry.shape) == 2 else dtype.size
+            plain = entry.dtype in FLOAT_TYPES
+            need += int(math.prod(entry.shape) * kept) if plain else entry.span[1] - entry.span[0]
+    if memory_bytes is not None and need > memory_bytes:
+        raise EngineError(
+            "the model is larger than the memory",
+            where="model.name",
+            got=f"{need / 2**30:.1f} GiB of weights",
+            expected=f"at most {memory_bytes / 2**30:.1f} GiB",
+            hint="take a smaller model, or set model.quantization: 4bit",
+            code="engine.not-enough-memory",
+        )
 
 
 def _read_weights(folder: Path, module: nn.Module, dtype: mx.Dtype) -> dict[str, mx.array]:

@@ -49,10 +49,21 @@ class LoraLinear(nn.Module):
         return y + (self.scale * update).astype(y.dtype)
 
     def merged_weight(self) -> mx.array:
-        """base + scale · B A, added up in fp32 and rounded once to the base's type."""
-        base = self.base_layer.weight
+        """base + scale · B A, added up in fp32 and rounded once to the base's type. A packed base is
+        unpacked."""
+        base = plain_weight(self.base_layer)
         delta = self.scale * (self.lora_B.weight @ self.lora_A.weight)
         return (base.astype(mx.float32) + delta).astype(base.dtype)
+
+
+def plain_weight(layer: Any) -> mx.array:
+    """The matrix of a linear layer or embedding, unpacked where it is packed."""
+    if not isinstance(layer, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+        return layer.weight
+    return mx.dequantize(
+        layer.weight, layer.scales, layer.get("biases"),
+        group_size=layer.group_size, bits=layer.bits, mode=layer.mode,
+    )  # fmt: skip
 
 
 def add_adapter(base: BaseModel, config: AdapterConfig, seed: int) -> list[str]:

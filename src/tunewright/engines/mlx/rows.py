@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,18 @@ from numpy.typing import NDArray
 from tunewright.engines.batches import document_places
 from tunewright.types import Batch
 
-# Rows come in few widths and labels in few counts: MLX keeps a compiled step for each shape it meets.
-WIDTH_STEP = 32
+# Labels come in few counts: MLX keeps a compiled pass for each shape it meets.
 LABEL_STEP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How documents are grouped. width_step: widths are multiples of it. pass_cost: what one more pass costs,
+    in tokens. few_shapes: pad the number of rows and labels too, so that compiled passes serve again."""
+
+    width_step: int
+    pass_cost: int
+    few_shapes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +50,79 @@ class _Document:
         return int(np.flatnonzero(self.weights[1:] > 0)[-1]) + 1
 
 
-def split_rows(batch: Batch) -> list[Rows]:
+def split_rows(batch: Batch, grouping: Grouping) -> list[Rows]:
     """The documents of a batch that have a label, shortest groups first."""
     documents = [one for one in _documents(batch) if (one.weights[1:] > 0).any()]
-    groups: dict[int, list[_Document]] = {}
+    by_width: dict[int, list[_Document]] = {}
     for document in documents:
-        width = -(-document.needed // WIDTH_STEP) * WIDTH_STEP
-        groups.setdefault(width, []).append(document)
-    return [_build_rows(members, width) for width, members in sorted(groups.items())]
+        by_width.setdefault(_round_up(document.needed, grouping.width_step), []).append(document)
+    counts = {width: len(members) for width, members in sorted(by_width.items())}
+    return [
+        _build_rows([one for width in widths for one in by_width[width]], widths[-1], grouping)
+        for widths in cheapest_groups(counts, grouping)
+    ]
+
+
+def cheapest_groups(counts: Mapping[int, int], grouping: Grouping) -> list[list[int]]:
+    """Cut widths, in rising order with the number of documents of each, into runs that share a pass.
+
+    Padding a document to its run's largest width costs tokens, a pass of its own costs pass_cost; the cut
+    with the lowest sum is found by trying for each width where its run may begin.
+    """
+    widths = list(counts)
+    costs, starts = [0], [0]
+    for end in range(1, len(widths) + 1):
+        best, rows = None, 0
+        for start in range(end - 1, -1, -1):
+            rows += counts[widths[start]]
+            padded = _ladder(rows) if grouping.few_shapes else rows
+            cost = costs[start] + padded * widths[end - 1] + grouping.pass_cost
+            if best is None or cost < best[0]:
+                best = cost, start
+        assert best is not None
+        costs.append(best[0])
+        starts.append(best[1])
+    groups: list[list[int]] = []
+    end = len(widths)
+    while end:
+        groups.append(widths[starts[end] : end])
+        end = starts[end]
+    return groups[::-1]
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _ladder(number: int) -> int:
+    """The next of 1 to 8, 10, 12, 14, 16, 20, 24, 28, 32, 40 …: at most a quarter too many."""
+    step = 1 << max(0, (number - 1).bit_length() - 3)
+    return _round_up(number, step)
 
 
 def _documents(batch: Batch) -> list[_Document]:
     return [_Document(batch.tokens_BT[place], batch.weights_BT[place]) for place in document_places(batch)]
 
 
-def _build_rows(documents: list[_Document], width: int) -> Rows:
-    tokens_KN = np.zeros((len(documents), width), np.int32)
-    places: list[NDArray[np.intp]] = []
+def _build_rows(documents: list[_Document], width: int, grouping: Grouping) -> Rows:
+    count = _ladder(len(documents)) if grouping.few_shapes else len(documents)
+    tokens_KN = np.zeros((count, width), np.int32)
+    flat: list[NDArray[np.intp]] = []
+    labels: list[NDArray[np.int32]] = []
+    weights: list[NDArray[np.float32]] = []
     for k, document in enumerate(documents):
         tokens_KN[k, : document.needed] = document.tokens[: document.needed]
-        places.append(np.flatnonzero(document.weights[1:] > 0))
-    # A document's first weight counts for nothing: no token predicts it.
-    labels = [d.tokens[at + 1] for d, at in zip(documents, places, strict=True)]
-    weights = [d.weights[at + 1] for d, at in zip(documents, places, strict=True)]
-    flat = np.concatenate([k * width + at for k, at in enumerate(places)])
-    extra = (0, -len(flat) % LABEL_STEP)
+        # A document's first weight counts for nothing: no token predicts it.
+        places = np.flatnonzero(document.weights[1:] > 0)
+        flat.append(k * width + places)
+        labels.append(document.tokens[places + 1])
+        weights.append(document.weights[places + 1])
+    found = sum(len(one) for one in flat)
+    steps = -(-found // LABEL_STEP)
+    extra = (0, (_ladder(steps) if grouping.few_shapes else steps) * LABEL_STEP - found)
     return Rows(
         tokens_KN,
-        np.pad(flat.astype(np.int32), extra),
+        np.pad(np.concatenate(flat).astype(np.int32), extra),
         np.pad(np.concatenate(labels).astype(np.int32), extra),
         np.pad(np.concatenate(weights).astype(np.float32), extra),
     )

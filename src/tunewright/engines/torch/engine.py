@@ -27,6 +27,7 @@ from tunewright.engines.torch.optimizer import AdamW, StepOutcome
 from tunewright.engines.torch.precision import DTYPES, build_loss_scale, check_precision, compute_in
 from tunewright.engines.torch.rng import RandomState
 from tunewright.engines.torch.state import Parts, copy_buffers, restore, snapshot
+from tunewright.errors import EngineError
 from tunewright.types import Batch, EngineState, LossSums, StepStats
 
 
@@ -35,6 +36,7 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
 
     Raises ModelError for a bad folder, EngineError for what this device or model cannot do.
     """
+    _check_options(spec)
     device = torch.device(detect_device(spec.device).device)
     check_precision(spec.dtype, spec.precision, device)
     with only_deterministic(spec.deterministic), raise_out_of_memory(device):
@@ -51,6 +53,18 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
         if spec.activation_checkpointing:
             _checkpoint_activations(model)
         return TorchEngine(spec, model, device, Built(attention, by_rows, parameters))
+
+
+def _check_options(spec: EngineSpec) -> None:
+    if spec.quantization != "none":
+        raise EngineError(
+            "the torch engine does not quantise the base",
+            where="model.quantization.kind",
+            got=spec.quantization,
+            expected="none",
+            hint="leave it out, or set engine: mlx",
+            code="engine.unsupported-option",
+        )
 
 
 @dataclass(frozen=True, slots=True)

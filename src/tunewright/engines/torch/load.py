@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunewright.engines.torch.device import is_out_of_memory
 from tunewright.errors import EngineError, ModelError
+from tunewright.models.sanitise import read_json
 
 
 def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -23,6 +24,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
     Prints nothing and leaves the global random state alone. Raises ModelError when a weight is missing, has
     another shape, or the folder cannot be read as a model.
     """
+    _refuse_packed(folder)
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -50,6 +52,17 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
     model.requires_grad_(False).eval()
     torch.nn.Module.to(model, device)
     return model
+
+
+def _refuse_packed(folder: Path) -> None:
+    if read_json(folder / "config.json").get("quantization"):
+        raise ModelError(
+            "the model is packed for MLX",
+            where=str(folder),
+            got="config.json: quantization",
+            hint="set engine: mlx, or use the model's unquantised version",
+            code="model.quantized",
+        )
 
 
 def _first_line(error: Exception) -> str:
