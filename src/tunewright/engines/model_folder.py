@@ -78,7 +78,9 @@ class _Shard(Mapping[str, Array]):
 
 def _write_config(folder: Path, spec: EngineSpec, *, tied: bool) -> None:
     config: dict[str, Any] = json.loads((spec.model_folder / "config.json").read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
+    # A base that came packed is written unpacked.
+    for name in ("torch_dtype", "quantization", "quantization_config"):
+        config.pop(name, None)
     config["dtype"] = _DTYPES[spec.dtype]
     config["tie_word_embeddings"] = tied
     write_json(folder / "config.json", config)

@@ -76,9 +76,9 @@ class MergedWeights:
     def size_bytes(self, name: str) -> int:
         """Bytes of one weight in the file."""
         module, leaf = self._place(name)
-        values = module.base_layer[leaf] if isinstance(module, LoraLinear) else module[leaf]
-        packed: int = 32 // module.bits if leaf == "weight" and _is_quantised(module) else 1
-        return values.size * packed * self._dtype.size
+        layer: Any = module.base_layer if isinstance(module, LoraLinear) else module
+        packed: int = 32 // layer.bits if leaf == "weight" and _is_quantised(layer) else 1
+        return layer[leaf].size * packed * self._dtype.size
 
     def _place(self, name: str) -> tuple[Any, str]:
         """The module that holds a weight (an adapted one as such), and the weight's name in it."""
