@@ -17,6 +17,10 @@ SAMPLED_PAGES = 256
 PAGE_BYTES = 4096
 
 
+# Names that begin so are unfinished; whoever holds the folder may remove those that a crash left.
+TEMPORARY = "tmp-"
+
+
 @dataclass(frozen=True, slots=True)
 class FileDigest:
     """Size in bytes and hex sha256 of a file."""
@@ -50,6 +54,15 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:
 def write_json(path: Path, value: object) -> FileDigest:
     """Write a JSON file with sorted keys; NaN and infinity are refused with ValueError."""
     return write_file(path, [json_bytes(value)])
+
+
+def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:
+    """Write a file so that a crash leaves the old content or the new one, never a part. Raises OSError."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    digest = write_file(temporary, chunks)
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+    return digest
 
 
 def json_bytes(value: object) -> bytes:

@@ -13,7 +13,7 @@ from tunewright.config.load import LoadedConfig, dump_config, load_config
 from tunewright.config.schema import RunConfig
 from tunewright.engines.registry import build_engine
 from tunewright.errors import CheckpointError, ExitCode, TunewrightError
-from tunewright.files import write_file, write_json
+from tunewright.files import json_bytes, replace_file
 from tunewright.run.disk import named_disk_errors
 from tunewright.run.feed import Feed
 from tunewright.run.folder import RunFolder, check_unused, default_folder, lock_folder
@@ -121,7 +121,7 @@ def _run(
             with watchdog.resting():
                 saving.finish()
             if inputs.data.windows:
-                write_json(folder.data_report, inputs.data.windows.report().to_json())
+                replace_file(folder.data_report, [json_bytes(inputs.data.windows.report().to_json())])
         except BaseException as error:
             _report_failure(emit, progress, saving, error)
             raise
@@ -158,9 +158,10 @@ def _settle_plan(inputs: Inputs, checkpoint: LoadedCheckpoint | None) -> tuple[P
 
 
 def _write_request(inputs: Inputs, folder: RunFolder, plan: Plan) -> None:
-    write_file(folder.config, [dump_config(inputs.config).encode()])
-    write_json(folder.plan, plan.model_dump(mode="json"))
-    write_json(folder.data_report, inputs.data.report.to_json())
+    # First: with this file the folder holds a run that --resume can start again.
+    replace_file(folder.config, [dump_config(inputs.config).encode()])
+    replace_file(folder.plan, [json_bytes(plan.model_dump(mode="json"))])
+    replace_file(folder.data_report, [json_bytes(inputs.data.report.to_json())])
 
 
 def _announce(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tunewright.config.schema import RunConfig
 from tunewright.errors import RunError
-from tunewright.files import commit_folder, make_folder
+from tunewright.files import TEMPORARY, commit_folder, make_folder
 
 RUNS = Path("runs")
 
@@ -130,7 +130,11 @@ def check_unused(folder: RunFolder) -> None:
             hint="add --resume to go on with it, or choose another folder with --out",
             code="run.folder-in-use",
         )
-    others = sorted(item.name for item in folder.path.iterdir() if item.name != "run.lock")
+    others = sorted(
+        item.name
+        for item in folder.path.iterdir()
+        if item.name != "run.lock" and not item.name.startswith(TEMPORARY)
+    )
     if others:
         raise RunError(
             "the folder is not empty and holds no run",
@@ -161,13 +165,16 @@ def newest_run(root: Path) -> RunFolder | None:
 def new_folder(final: Path) -> Generator[Path]:
     """A temporary folder beside `final` that takes its name when the body succeeds, and goes otherwise. What
     had the name before is moved aside first and removed last, so that a crash loses neither."""
-    temporary = final.with_name(f"tmp-{final.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = final.with_name(f"{TEMPORARY}{final.name}")
+    aside = final.with_name(f"old-{final.name}")
+    # run.lock keeps other live writers out: what is unfinished here is of a process that died.
+    for leftover in final.parent.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        aside = final.with_name(f"old-{final.name}-{os.getpid()}")
         if final.exists():
+            shutil.rmtree(aside, ignore_errors=True)
             final.rename(aside)
         commit_folder(temporary, final)
         shutil.rmtree(aside, ignore_errors=True)

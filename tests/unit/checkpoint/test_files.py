@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tunewright.files import commit_folder, hash_file, write_file, write_json
+from tunewright.files import commit_folder, hash_file, replace_file, write_file, write_json
 
 
 def test_digest_is_of_the_bytes_on_disk(tmp_path: Path):
@@ -65,3 +65,22 @@ def test_commit_never_replaces_a_folder_with_content(tmp_path: Path):
     assert (tmp_path / "old" / "a").read_bytes() == b"old"
     commit_folder(tmp_path / "new", tmp_path / "final")
     assert (tmp_path / "final" / "a").read_bytes() == b"new"
+
+
+def test_a_replaced_file_is_old_or_new_at_every_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    for call in ("open", "write", "fsync", "replace"):
+        path.write_bytes(b"old")
+        with monkeypatch.context() as broken:
+            broken.setattr(os, call, _refuse)
+            with pytest.raises(OSError, match="refused"):
+                replace_file(path, [b"new"])
+        assert path.read_bytes() == b"old", call
+    replace_file(path, [b"new"])
+    assert path.read_bytes() == b"new"
+
+
+def _refuse(*unused: object, **also: object) -> int:
+    raise OSError(5, "refused")

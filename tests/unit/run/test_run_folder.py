@@ -97,3 +97,24 @@ def test_a_failed_new_folder_leaves_nothing(tmp_path: Path) -> None:
     with new_folder(tmp_path / "final") as folder:
         (folder / "whole").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_new_folder_clears_what_dead_processes_left(tmp_path: Path) -> None:
+    for name in ("tmp-step-000001", "tmp-final", "old-final"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_text("half")
+    (tmp_path / "final").mkdir()
+    with new_folder(tmp_path / "final") as folder:
+        (folder / "a").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+    assert [path.name for path in (tmp_path / "final").iterdir()] == ["a"]
+
+
+def test_a_folder_with_only_unfinished_files_is_unused(tmp_path: Path) -> None:
+    """A process killed before config.yaml had its name left no run."""
+    (tmp_path / "run.lock").touch()
+    (tmp_path / "tmp-config.yaml").write_text("model: bui")
+    check_unused(RunFolder(tmp_path))
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(RunError, match="not empty"):
+        check_unused(RunFolder(tmp_path))
