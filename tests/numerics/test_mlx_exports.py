@@ -99,6 +99,29 @@ def test_merged_weights_compute_what_the_mlx_engine_does(family, family_folder, 
     )
 
 
+@pytest.mark.parametrize("packed", ["when loaded", "as it came"])
+def test_a_packed_base_is_merged_unpacked(packed, family_folder, tmp_path) -> None:
+    from mlx_lm.utils import load_model, quantize_model, save_model
+
+    folder = family_folder("llama")
+    if packed == "as it came":
+        model, config = load_model(folder)
+        model, config = quantize_model(model, config, group_size=32, bits=4)
+        folder = tmp_path / "packed"
+        save_model(folder, model)
+        (folder / "config.json").write_text(json.dumps(config))
+    settings = {"quantization": "4bit"} if packed == "when loaded" else {}
+    engine = _trained("mlx", folder, **settings)
+    export = tmp_path / "export"
+    export.mkdir()
+    certificate = engine.export(export, merge=True)
+    assert certificate["largest_difference"] <= min(TOLERANCE, certificate["bound"])
+    assert "quantization" not in json.loads((export / "config.json").read_text())
+    losses = reference_losses(load_eager(export))
+    np.testing.assert_allclose(engine_losses(engine), losses, rtol=LOSS_TOLERANCE)
+    assert np.abs(np.subtract(losses, reference_losses(load_eager(family_folder("llama"))))).max() > 1e-3
+
+
 @pytest.mark.parametrize(("first", "second"), [("torch", "mlx"), ("mlx", "torch")])
 def test_an_adapter_of_one_engine_goes_on_in_the_other(first, second, family_folder, tmp_path) -> None:
     folder = family_folder("llama")

@@ -16,7 +16,7 @@ from tunewright.engines.batches import Recent
 from tunewright.engines.mlx.arrays import from_array, to_array
 from tunewright.engines.mlx.certificate import certify_merge, log_probs
 from tunewright.engines.mlx.load import BaseModel
-from tunewright.engines.mlx.lora import LoraLinear, lora_layers
+from tunewright.engines.mlx.lora import LoraLinear, lora_layers, plain_weight
 from tunewright.engines.mlx.precision import DTYPES
 from tunewright.engines.model_folder import write_model
 from tunewright.engines.protocol import EngineSpec
@@ -67,7 +67,9 @@ class MergedWeights:
     def __getitem__(self, name: str) -> Array:
         module, leaf = self._place(name)
         if leaf == "weight":
-            return to_array(_plain_weight(module).astype(self._dtype))
+            merged = isinstance(module, LoraLinear)
+            matrix = module.merged_weight() if merged else plain_weight(module)
+            return to_array(matrix.astype(self._dtype))
         return to_array(module[leaf].astype(self._dtype))
 
     def __iter__(self) -> Iterator[str]:
@@ -91,18 +93,6 @@ def _is_part(name: str, modules: Mapping[str, Any]) -> bool:
     """Whether a parameter is only a part of a weight: of an adapter, or the scales of a quantised matrix."""
     holder, _, leaf = name.rpartition(".")
     return ".lora_" in name or (leaf in ("scales", "biases") and _is_quantised(modules[holder]))
-
-
-def _plain_weight(module: Any) -> mx.array:
-    """The matrix that a layer multiplies by, whether adapted, quantised, both or neither."""
-    if isinstance(module, LoraLinear):
-        return module.merged_weight()
-    if not _is_quantised(module):
-        return module.weight
-    return mx.dequantize(
-        module.weight, module.scales, module.get("biases"),
-        group_size=module.group_size, bits=module.bits, mode=module.mode,
-    )  # fmt: skip
 
 
 def _is_quantised(module: object) -> bool:
