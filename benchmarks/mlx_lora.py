@@ -5,6 +5,9 @@ ours (`tunewright train`, engine mlx), theirs as shipped, and theirs with its ro
 file (its own sort compares how many keys a row has, so rows stay in the order of the file). Every run sees
 every row once. Padding is never counted. Prints the medians, writes benchmarks/mlx_lora.json, and ends with
 1 when a bar is missed.
+
+Seconds are those of the clock on a GPU. On a CPU they are processor seconds of the child, which runs in one
+thread: what else the machine does then moves the result far less.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
+import psutil
 
 HERE = Path(__file__).resolve().parent
 BATCH = 8
@@ -42,12 +46,21 @@ class Sample:
     """What one process showed."""
 
     tokens: int
-    seconds: float
+    wall_seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
     @property
     def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
+        return self.tokens / (self.cpu_seconds if _on_cpu() else self.wall_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a step was first seen in the child's log."""
+
+    wall_seconds: float
+    cpu_seconds: float
 
 
 def main() -> int:
@@ -126,45 +139,82 @@ checkpoint: {{every_steps: 100000, export_every: never}}
     )
     out = folder / f"ours-{turn}"
     code = "from tunewright.cli.main import main; main()"
-    peak = _run([sys.executable, "-c", code, "train", str(run_file), "--out", str(out)])
-    lines = (out / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    steps = [event for event in map(json.loads, lines) if event["type"] == "step"]
+    log = out / "events.jsonl"
+    peak, moments = _run([sys.executable, "-c", code, "train", str(run_file), "--out", str(out)], log)
     # A row of n tokens has n - 1 labels.
-    tokens = [event["loss_tokens"] + BATCH for event in steps]
-    times = [datetime.fromisoformat(event["time"]).timestamp() for event in steps]
-    return Sample(sum(tokens[WARM_UP:]), times[-1] - times[WARM_UP - 1], peak)
+    tokens = [event["loss_tokens"] + BATCH for event in _reports(log)]
+    # The loop reads a step's numbers when the next step is computed: the line before shows when it was done.
+    return _sample(sum(tokens[WARM_UP:]), moments[WARM_UP - 2], moments[-1], peak)
 
 
 def _theirs(folder: Path, rows: str, steps: int, turn: int) -> Sample:
     record = folder / f"{rows}-{turn}.jsonl"
-    peak = _run(
+    peak, moments = _run(
         [
             sys.executable, str(HERE / "mlx_lora_peer.py"), "--record", str(record), "--train",
             "--model", str(folder / "model"), "--data", str(folder / rows), "--num-layers", "-1",
             "--batch-size", str(BATCH), "--iters", str(steps), "--steps-per-report", "1",
             "--max-seq-length", "512", "--learning-rate", "1e-4",
             "--adapter-path", str(folder / f"{rows}-{turn}"),
-        ]
+        ],
+        record,
     )  # fmt: skip
-    reports = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
-    first, last = reports[WARM_UP - 1], reports[-1]
-    seconds = last["wall_seconds"] - first["wall_seconds"]
-    return Sample(last["tokens"] - first["tokens"], seconds, peak)
+    reports = _reports(record)
+    tokens = reports[-1]["tokens"] - reports[WARM_UP - 1]["tokens"]
+    return _sample(tokens, moments[WARM_UP - 1], moments[-1], peak)
 
 
-def _run(command: Sequence[str]) -> int:
-    """Run to the end, quietly; returns the peak of resident bytes."""
+def _reports(log: Path) -> list[dict[str, Any]]:
+    """The complete lines of a log that tell of a step."""
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+    reports = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [report for report in reports if report.get("type", "step") == "step"]
+
+
+def _sample(tokens: int, first: Moment, last: Moment, peak_bytes: int) -> Sample:
+    wall, cpu = last.wall_seconds - first.wall_seconds, last.cpu_seconds - first.cpu_seconds
+    return Sample(tokens, wall, cpu, peak_bytes)
+
+
+def _run(command: Sequence[str], log: Path) -> tuple[int, list[Moment]]:
+    """Run to the end, quietly; returns the peak of resident bytes, and when each step came into the log."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        _, status, usage = os.wait4(child.pid, 0)
+        moments, status, usage = _watch(child.pid, log)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
             output.seek(0)
             raise SystemExit(f"{' '.join(command)}\n{output.read().decode(errors='replace')[-4000:]}")
     # ru_maxrss is in bytes on macOS and in KiB on Linux.
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), moments
+
+
+def _watch(child: int, log: Path) -> tuple[list[Moment], int, Any]:
+    """Wait for a child, and note its times whenever its log has grown by a step."""
+    process = psutil.Process(child)
+    moments: list[Moment] = []
+    while True:
+        ended, status, usage = os.wait4(child, os.WNOHANG)
+        count = len(_reports(log))
+        if ended:
+            cpu = usage.ru_utime + usage.ru_stime
+        elif count > len(moments):
+            times = process.cpu_times()
+            cpu = times.user + times.system
+        else:
+            sleep(0.02)
+            continue
+        moments += [Moment(perf_counter(), cpu)] * (count - len(moments))
+        if ended:
+            return moments, status, usage
+
+
+def _on_cpu() -> bool:
+    import mlx.core as mx
+
+    return mx.default_device() == mx.cpu
 
 
 def _summary(samples: dict[str, list[Sample]], options: argparse.Namespace) -> dict[str, Any]:
@@ -180,6 +230,7 @@ def _summary(samples: dict[str, list[Sample]], options: argparse.Namespace) -> d
         for name, value in ratios.items()
     }
     return {
+        "seconds": "processor" if _on_cpu() else "clock",
         "tokens_per_second": speed,
         "peak_bytes": memory,
         "ratios": ratios,

@@ -11,7 +11,6 @@ import json
 import sys
 import types
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Any
 
 from mlx_lm.lora import CONFIG_DEFAULTS, build_parser, load_dataset, train_model
@@ -30,8 +29,6 @@ class Record(TrainingCallback):
             "step": train_info["iteration"],
             "tokens": int(train_info["trained_tokens"]),
             "loss": train_info["train_loss"],
-            "wall_seconds": perf_counter(),
-            "cpu_seconds": process_time(),
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
