@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,14 @@ def test_a_step_that_never_fits_is_out_of_memory(train, tmp_path: Path) -> None:
 
 
 class BrokenSync:
-    """os.fsync that fails with an I/O error from one call on, for a number of calls."""
+    """os.fsync that fails with an I/O error for files and folders whose path is `hit`, `times` times."""
 
-    def __init__(self, first: int, last: int) -> None:
-        self.first, self.last, self.calls, self.fsync = first, last, 0, os.fsync
+    def __init__(self, hit: Callable[[str], bool], times: int) -> None:
+        self.hit, self.left, self.fsync = hit, times, os.fsync
 
     def __call__(self, handle: int) -> None:
-        self.calls += 1
-        if self.first <= self.calls <= self.last:
+        if self.left and self.hit(os.readlink(f"/proc/self/fd/{handle}")):
+            self.left -= 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self.fsync(handle)
 
@@ -126,8 +127,7 @@ class BrokenSync:
 def test_a_save_that_fails_is_a_warning_and_the_next_one_works(
     train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # config.yaml, plan.json and data_report.json take three calls, the first checkpoint the next ones.
-    monkeypatch.setattr(files.os, "fsync", BrokenSync(5, 5))
+    monkeypatch.setattr(files.os, "fsync", BrokenSync(lambda path: "/tmp-000004" in path, 1))
     assert train().exit_code == ExitCode.DONE
     warnings = [event["message"] for event in of_type(tmp_path, "warning")]
     assert len(warnings) == 1, warnings
@@ -138,9 +138,12 @@ def test_a_save_that_fails_is_a_warning_and_the_next_one_works(
 def test_a_disk_that_stays_broken_ends_named_with_the_old_checkpoint(
     train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files.os, "fsync", BrokenSync(11, 10**9))
-    with pytest.raises((CheckpointError, EngineError, build.TunewrightError)) as caught:
+    later = BrokenSync(lambda path: "/checkpoints/tmp-" in path and "tmp-000004" not in path, 10**9)
+    monkeypatch.setattr(files.os, "fsync", later)
+    with pytest.raises(CheckpointError) as caught:
         train()
-    assert caught.value.code in ("checkpoint.disk-error", "run.disk-error")
+    assert caught.value.code == "checkpoint.disk-error"
+    assert of_type(tmp_path, "run_finished")[-1]["code"] == "checkpoint.disk-error"
+    assert len(of_type(tmp_path, "warning")) == 5
     monkeypatch.undo()
     assert CheckpointStore(tmp_path / "run/checkpoints", keep=3, keep_best=True).load().step == 4
