@@ -63,7 +63,17 @@ _BIG_VOCABULARY = {
     "num_attention_heads": 4,
     "tie_word_embeddings": True,
 }
-SHAPES = {"plain": _SHAPE, "big-vocabulary": _BIG_VOCABULARY}
+_DEEP = {
+    **_SHAPE,
+    "vocab_size": 50000,
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "tie_word_embeddings": True,
+}
+SHAPES = {"plain": _SHAPE, "big-vocabulary": _BIG_VOCABULARY, "deep": _DEEP}
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,8 @@ CASES = {
     "LoRA, big vocabulary, 2,048 tokens": Case(2048, shape="big-vocabulary"),
     "full, big vocabulary, 2,048 tokens": Case(2048, "none", shape="big-vocabulary"),
     "LoRA with dropout, 2,048 tokens": Case(2048, dropout=0.05),
+    "LoRA, deep, 4,096 tokens": Case(4096, shape="deep", document=1024, label_share=0.3),
+    "LoRA checkpointed, deep, 4,096 tokens": Case(4096, checkpointed=True, shape="deep", document=4096),
     "LoRA in bf16, 2,048 tokens": Case(2048, precision="bf16"),
 }
 

@@ -41,10 +41,9 @@ class Pass:
 
 def kept_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
     """Bytes kept for the backward pass over the whole model, once it has begun with the last block."""
-    layer = one.tokens * layer_bytes(arch, trained, one)
-    if not one.checkpointed:
-        return arch.layers * layer
-    return one.tokens * arch.layers * arch.hidden_size * BYTES[one.precision]
+    last_norm = arch.hidden_size * 4.0 * (2 if trained.full else 1)
+    layer = arch.hidden_size * BYTES[one.precision] if one.checkpointed else layer_bytes(arch, trained, one)
+    return one.tokens * (arch.layers * layer + last_norm)
 
 
 def layer_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
@@ -104,7 +103,8 @@ def backward_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
     """Bytes that the backward pass through one block needs beside what was kept: gradients of the inner MLP
     width, and under checkpointing everything the block keeps."""
     size = BYTES[one.precision]
-    working = one.tokens * (3 * arch.intermediate_size + 2 * arch.hidden_size) * size
+    # Two gradients of the inner width at a time: the array of a third is let go of before it is made.
+    working = one.tokens * (2 * arch.intermediate_size + arch.hidden_size) * size
     if one.checkpointed:
         working += one.tokens * layer_bytes(arch, trained, one)
     return working

@@ -12,7 +12,7 @@ BASE = ("model=builtin:tiny", "data.train=rows.jsonl")
 
 
 def test_the_presets_are_there():
-    assert preset_names() == ["demo", "laptop"]
+    assert preset_names() == ["cpu", "demo", "h100", "h200", "laptop", "m4"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -27,11 +27,55 @@ def test_a_preset_loads_and_wins_over_defaults_only(name):
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_says_why_and_names_no_data(name):
+def test_a_preset_says_why_and_is_no_run_of_its_own(name):
     assert read_preset_text(name).startswith("#")
-    preset = read_preset(name)
-    assert find(preset, ("data", "train")) is None
-    assert find(preset, ("preset",)) is None
+    assert find(read_preset(name), ("preset",)) is None
+
+
+@pytest.mark.parametrize("name", ["demo", "laptop"])
+def test_presets_of_any_model_name_no_data(name):
+    assert find(read_preset(name), ("data", "train")) is None
+
+
+@pytest.mark.parametrize("name", ["h100", "h200", "m4", "cpu"])
+def test_presets_of_a_device_are_whole_runs(name):
+    config = load_config(None, overrides=[f"preset={name}"]).config
+    assert config.data.train[0].path == "data/processed/train.jsonl"
+    assert config.data.eval == "data/processed/val.jsonl"
+    assert config.run.name is not None
+    assert name in config.run.name
+
+
+def test_the_mistral_presets_train_alike():
+    """Only what the hardware decides differs: row length and rows a micro-batch."""
+    configs = [load_config(None, overrides=[f"preset={name}"]).config for name in ("h100", "h200", "m4")]
+    assert len({config.adapter for config in configs}) == 1
+    assert len({config.train.model_copy(update={"micro_batch_size": 1}) for config in configs}) == 1
+    assert {(config.model, config.checkpoint, config.evaluate) for config in configs} == {
+        (configs[0].model, configs[0].checkpoint, configs[0].evaluate)
+    }
+    assert [config.data.seq_len for config in configs] == [4096, 4096, 2048]
+
+
+def test_the_mistral_presets_have_the_values_they_are_known_for():
+    config = load_config(None, overrides=["preset=h100"]).config
+    adapter, train = config.adapter, config.train
+    assert config.model.name == "mistralai/Mistral-7B-Instruct-v0.2"
+    assert (adapter.rank, adapter.alpha, adapter.dropout, len(adapter.targets)) == (16, 32, 0.05, 7)
+    assert (train.epochs, train.learning_rate, train.schedule, train.warmup_ratio) == (
+        3,
+        2e-4,
+        "cosine",
+        0.03,
+    )
+    assert (train.weight_decay, train.max_grad_norm, train.precision) == (0.01, 0.3, "bf16")
+    assert train.activation_checkpointing is True
+    assert train.batch_size == train.micro_batch_size * 4
+    assert (config.evaluate.every_steps, config.checkpoint.every_steps, config.checkpoint.keep) == (
+        100,
+        500,
+        3,
+    )
 
 
 def test_an_override_of_the_preset_wins_over_the_file():

@@ -1,0 +1,101 @@
+"""`tunewright plan` as a user runs it, and what it must not load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tunewright.cli.main import run
+
+ROW = {
+    "messages": [{"role": "user", "content": "how far is it"}, {"role": "assistant", "content": "two miles"}]
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(ROW)}\n" * 1000)
+    (tmp_path / "run.yaml").write_text("model: builtin:tiny\ndata: {train: rows.jsonl, seq_len: 256}\n")
+    (tmp_path / "mistral.yaml").write_text("preset: h100\n")
+    return tmp_path
+
+
+def test_memory_split_speed_and_data_are_told(folder, capsys):
+    assert run(["plan", "run.yaml", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    for name in (
+        "weights",
+        "adapters",
+        "optimizer",
+        "gradients",
+        "activations",
+        "logits",
+        "workspace",
+        "peak",
+    ):
+        assert f"  {name} " in out
+    assert "fits\n" in out
+    assert "estimated from 200 rows with the model's tokenizer" in out
+    assert "an estimate: " in out
+    assert "duration: about " in out
+
+
+def test_rows_and_steps_are_estimated_from_the_file(folder, capsys):
+    assert run(["plan", "run.yaml", "--json", "--set", "data.eval=0", "--set", "train.epochs=2"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["rows"] == 1000
+    assert plan["rows_sampled"] == 200
+    assert plan["steps"] == 2 * 63
+    assert plan["peak_bytes"] == sum(plan["parts_bytes"].values())
+    assert plan["fits"] is True
+
+
+def test_a_preset_is_planned_without_model_and_data(folder, capsys):
+    assert run(["plan", "mistral.yaml", "--device", "h100"]) == 0
+    out = capsys.readouterr().out
+    assert "model sizes: from the built-in table" in out
+    assert "data: no files to look at" in out
+    assert "duration: about" not in out
+
+
+def test_what_does_not_fit_ends_with_1_and_says_what_would(folder, capsys):
+    assert (
+        run(["plan", "mistral.yaml", "--device", "24GiB", "--set", "train.activation_checkpointing=false"])
+        == 1
+    )
+    captured = capsys.readouterr()
+    assert "does not fit" in captured.out
+    assert "speed: not known for this device" in captured.out
+    assert captured.err.startswith("error[config.memory]: a GPU of 24GiB: ")
+    assert "train.activation_checkpointing: true with train.micro_batch_size: 1" in captured.err
+
+
+def test_a_model_larger_than_the_device_has_no_remedy(folder, capsys):
+    assert run(["plan", "mistral.yaml", "--device", "2GiB"]) == 1
+    assert "use a smaller model or a larger device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["h300", "24", "0GiB", "-1GiB", ""])
+def test_an_unknown_device_class_is_named(folder, capsys, device):
+    assert run(["plan", "run.yaml", "--device", device]) == 1
+    assert "error[config.device]: --device: no such device class" in capsys.readouterr().err
+
+
+def test_a_model_that_nobody_knows_is_named(folder, capsys):
+    assert run(["plan", "run.yaml", "--set", "model=someone/unheard-of"]) == 1
+    assert "error[model.unknown-size]" in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_loaded(folder):
+    code = """
+import sys
+from tunewright.cli.main import run
+code = run(["plan", "run.yaml", "--device", "cpu"])
+heavy = {"torch", "mlx", "transformers.models.auto"} & set(sys.modules)
+sys.exit(f"{code} {heavy}" if code or heavy else 0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -1,0 +1,81 @@
+"""Kept bytes against the arrays that the engine really saves for its backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engine_cases import build_spec, draw_documents, lay_out
+from families import make_family
+from tunewright.config.schema import AdapterConfig
+from tunewright.engines.registry import build_engine
+from tunewright.models.activations import Pass, kept_bytes, layer_bytes
+from tunewright.models.arch import load_arch
+from tunewright.models.footprint import count_trained
+
+TOKENS = 256
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_family("llama", tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "adapter",
+    [{}, {"dropout": 0.1}, {"targets": ("q_proj", "v_proj")}, {"kind": "none"}],
+    ids=["lora", "dropout", "two targets", "full"],
+)
+def test_kept_bytes_are_those_that_autograd_holds(folder, adapter, precision):
+    config = AdapterConfig(**{"rank": 4, "alpha": 8, **adapter})
+    dtype = "fp32" if config.kind == "none" else precision
+    spec = build_spec(folder, adapter=config, dtype=dtype, precision=precision)
+    arch = load_arch(folder)
+    trained = count_trained(arch, config)
+    one = Pass(TOKENS, 0, precision, config.dropout > 0, on_cpu=True, checkpointed=False)
+    # One document of 256 tokens and few label rows; copies of weights and the loss are not activations.
+    # The same over half the tokens leaves only what grows with them.
+    held = _saved_bytes(spec, TOKENS) - _saved_bytes(spec, TOKENS // 2)
+    # The first norm of a frozen base needs no gradient, nor do masks on it: a part of the first of 3 layers.
+    assert 2 * held == pytest.approx(kept_bytes(arch, trained, one), rel=0.06)
+
+
+def test_a_checkpointed_pass_keeps_one_array_a_layer_and_the_last_norm(folder):
+    arch = load_arch(folder)
+    trained = count_trained(arch, AdapterConfig())
+    one = Pass(TOKENS, 0, "fp32", dropout=False, on_cpu=True, checkpointed=True)
+    assert kept_bytes(arch, trained, one) == TOKENS * (arch.layers + 1) * arch.hidden_size * 4
+
+
+def test_less_is_kept_for_16_bits_fewer_targets_and_no_dropout(folder):
+    arch = load_arch(folder)
+    one = Pass(TOKENS, 0, "fp32", dropout=False, on_cpu=True, checkpointed=False)
+    lora = layer_bytes(arch, count_trained(arch, AdapterConfig(rank=4)), one)
+    some = layer_bytes(arch, count_trained(arch, AdapterConfig(rank=4, targets=("q_proj",))), one)
+    assert some < lora < layer_bytes(arch, count_trained(arch, AdapterConfig(kind="none")), one)
+    on_gpu = replace(one, dropout=True, on_cpu=False)
+    trained = count_trained(arch, AdapterConfig(rank=4))
+    assert lora < layer_bytes(arch, trained, on_gpu) < layer_bytes(arch, trained, replace(one, dropout=True))
+    assert layer_bytes(arch, trained, replace(one, precision="bf16")) < lora
+    assert layer_bytes(arch, trained, replace(one, eager_row=100)) == lora + arch.heads * 100 * 8
+
+
+def _saved_bytes(spec, tokens):
+    """Bytes of all arrays saved in one forward pass whose first axes run over the tokens."""
+    engine = build_engine("torch", spec)
+    document = draw_documents([tokens])[0]
+    document[1][:-1] = 0
+    document[1][-1] = 1
+    held: dict[int, torch.Tensor] = {}
+
+    def keep(tensor):
+        if not isinstance(tensor, torch.nn.Parameter):
+            held.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        engine.forward_backward([lay_out([[document]])], denominator=1.0)
+    return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
