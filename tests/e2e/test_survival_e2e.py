@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from faulty_engine import faulty_builder
@@ -16,7 +17,9 @@ from processes import events
 from tunewright import files
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.config.load import load_config
-from tunewright.errors import CheckpointError, EngineError, EngineOutOfMemory, ExitCode
+from tunewright.data.prepare_indexed import _SAMPLE, SAMPLE_ROWS
+from tunewright.data.shard import EpochOrder, permute
+from tunewright.errors import CheckpointError, DataError, EngineError, EngineOutOfMemory, ExitCode
 from tunewright.run import build
 from tunewright.run.build import RunResult
 
@@ -147,3 +150,21 @@ def test_a_disk_that_stays_broken_ends_named_with_the_old_checkpoint(
     assert len(of_type(tmp_path, "warning")) == 5
     monkeypatch.undo()
     assert CheckpointStore(tmp_path / "run/checkpoints", keep=3, keep_best=True).load().step == 4
+
+
+def test_a_bad_row_met_on_the_way_saves_first_and_names_its_line(train, tmp_path: Path) -> None:
+    good = json.dumps({"instruction": "Say it.", "input": "", "output": "it"})
+    lines = [good] * (SAMPLE_ROWS + 200)
+    unseen = set(permute(np.arange(SAMPLE_ROWS, len(lines)), len(lines), 0, _SAMPLE).tolist())
+    order = EpochOrder([(len(lines), 1.0)], 0).rows(0, len(lines)).row_N.tolist()
+    # A row that was not looked at beforehand, met in the step after one that is not saved anyway.
+    slot = next(at for at in range(20, len(order)) if order[at] in unseen and at // 4 % 4)
+    lines[order[slot]] = json.dumps({"instruction": "Say it.", "input": "", "output": ""})
+    (tmp_path / "train.json").write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        train(None, "data.loading=indexed", "data.eval=0", "train.max_steps=200")
+    assert caught.value.exit_code == ExitCode.DATA_ERROR
+    assert (caught.value.where or "").endswith(f"/train.json:{order[slot] + 1}")
+    saved = CheckpointStore(tmp_path / "run/checkpoints", keep=3, keep_best=True).load()
+    assert saved.step == slot // 4
+    assert events(tmp_path / "run")[-1]["step"] == of_type(tmp_path, "step")[-1]["step"] == slot // 4

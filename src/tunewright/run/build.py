@@ -11,6 +11,7 @@ from tunewright.checkpoint.background import BackgroundWriter
 from tunewright.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from tunewright.config.load import LoadedConfig, dump_config, load_config
 from tunewright.config.schema import RunConfig
+from tunewright.data.report import DataReport
 from tunewright.engines.registry import build_engine
 from tunewright.errors import CheckpointError, ExitCode, TunewrightError
 from tunewright.files import json_bytes, replace_file
@@ -113,18 +114,17 @@ def _run(
         try:
             rollback = Rollback(engine, store, saving, emit, config.guard.rollbacks)
             progress = rollback.train(build_loop(config, feed, guard, marks), progress)
-            export = (
-                None
-                if _is_cut_short(progress, plan, stop)
-                else marks.export_final(progress, merge=config.checkpoint.merge)
-            )
+            export = None
+            if not _is_cut_short(progress, plan, stop):
+                export = marks.export_final(progress, merge=config.checkpoint.merge)
             with watchdog.resting():
                 saving.finish()
-            if inputs.data.windows:
-                replace_file(folder.data_report, [json_bytes(inputs.data.windows.report().to_json())])
         except BaseException as error:
-            _report_failure(emit, progress, saving, error)
+            _report_failure(emit, marks, saving, error)
             raise
+        finally:
+            if inputs.data.windows:
+                _write_report(folder, inputs.data.windows.report())
         emit("run_finished", progress.step, outcome="done" if export else "stopped")
     code = ExitCode.DONE if export else ExitCode.PREEMPTED
     return RunResult(folder.path, code, progress, plan.total_steps, export)
@@ -161,7 +161,11 @@ def _write_request(inputs: Inputs, folder: RunFolder, plan: Plan) -> None:
     # First: with this file the folder holds a run that --resume can start again.
     replace_file(folder.config, [dump_config(inputs.config).encode()])
     replace_file(folder.plan, [json_bytes(plan.model_dump(mode="json"))])
-    replace_file(folder.data_report, [json_bytes(inputs.data.report.to_json())])
+    _write_report(folder, inputs.data.report)
+
+
+def _write_report(folder: RunFolder, report: DataReport) -> None:
+    replace_file(folder.data_report, [json_bytes(report.to_json())])
 
 
 def _announce(
@@ -180,10 +184,10 @@ def _is_cut_short(progress: Progress, plan: Plan, stop: StopSignal) -> bool:
     return stop.requested and (progress.step < plan.total_steps or progress.marks_due)
 
 
-def _report_failure(emit: Emit, progress: Progress, saving: Saving, error: BaseException) -> None:
+def _report_failure(emit: Emit, marks: RunMarks, saving: Saving, error: BaseException) -> None:
     code = error.code if isinstance(error, TunewrightError) else "internal"
     # Neither a disk that takes no event nor a save that fails as well may hide the fault itself.
     with suppress(OSError, CheckpointError):
         saving.finish()
     with suppress(OSError):
-        emit("run_finished", progress.step, outcome="failed", code=code, message=str(error) or repr(error))
+        emit("run_finished", marks.last_step, outcome="failed", code=code, message=str(error) or repr(error))

@@ -43,10 +43,12 @@ class RunMarks:
     best_metric: str
     ranks: dict[int, Metric] = field(default_factory=dict[int, Metric])
     last_loss: float = 0.0
+    last_step: int = 0
 
     def step(self, done: RunningStep, stats: StepStats, seconds: float, skipped_steps: int) -> None:
         """Emit the step event with the one metric vocabulary."""
         sums = stats.sums
+        self.last_step = done.progress.step
         self.last_loss = sums.loss / max(sums.weight, 1e-30)
         self.emit(
             "step",
