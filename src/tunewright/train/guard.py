@@ -20,7 +20,7 @@ from tunewright.types import StepStats
 MOST_BAD_IN_A_ROW = 3
 WINDOW = 64
 FEWEST = 16
-# A spike is above the median by SPIKE_DEVIATIONS median absolute deviations and by this multiple of the median:
+# A spike is above the median by SPIKE_DEVIATIONS median absolute deviations, and by LEAST_RISE medians:
 # small batches of short rows triple their gradient norm now and then.
 SPIKE_DEVIATIONS = 10
 LEAST_RISE = {"loss": 1.0, "gradient_norm": 4.0}
