@@ -15,7 +15,7 @@ from tunewright.errors import ConfigError
 GIB = 2**30
 
 # What is left for training after the driver's and the C library's own needs. On a CPU the C library's heap
-# holds on to freed arrays: a process took 1.2 to 2.3 times what was live in benchmarks/memory.py.
+# holds on to freed arrays: processes took 1.05 to 2.3 times what was live, see docs/concepts/memory.md.
 _USABLE = {"cuda": 0.95, "mps": 0.75, "cpu": 0.6}
 _KIND_DTYPES = {"cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "bf16", "fp16"), "cpu": ("fp32", "bf16")}
 
@@ -49,8 +49,12 @@ _HOPPER_SOURCE = (
     "33 % of the nominal rate, torchtitan's published figure for eager Llama-3.1-8B on H100; "
     "not measured with Tunewright"
 )
-_CPU_CORE = {"fp32": 95e9, "bf16": 450e9}
-_CPU_SOURCE = "benchmarks/memory.py, LoRA of a 55 M model on one core of an AMD EPYC with avx512_bf16"
+# A matrix product alone reaches 450e9 in bf16; training gains less than twice its fp32 speed.
+_CPU_CORE = {"fp32": 95e9, "bf16": 230e9}
+_CPU_SOURCE = (
+    "half of 95 GFLOP/s a core; single timings of a 55 M model's LoRA steps on a busy AMD EPYC with "
+    "avx512_bf16 gave 0.4 to 0.65 of it, other CPUs differ"
+)
 
 DEVICES: dict[str, DeviceClass] = {
     "h100": DeviceClass("H100 80 GB", "cuda", int(79.1 * GIB), _HOPPER, 0.33, _HOPPER_SOURCE),
