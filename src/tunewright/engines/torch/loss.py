@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from tunewright.data.collate import WIDTH_STEP
 from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
+from tunewright.engines.torch.frozen_head import frozen_head_loss, has_frozen_head
 from tunewright.engines.torch.load import vocabulary_size
 from tunewright.types import Batch
 
@@ -112,6 +113,8 @@ def _inputs(model: PreTrainedModel, batch: DeviceBatch) -> dict[str, object]:
 
 
 def _sum_chunks(model: PreTrainedModel, hidden_LD: torch.Tensor, batch: DeviceBatch) -> DeviceSums:
+    if has_frozen_head(model) and (head := _head_weight(model, hidden_LD)) is not None:
+        return DeviceSums(*frozen_head_loss(hidden_LD.to(head.dtype), head, batch.labels_L, batch.weights_L))
     size = max(1, _CHUNK_ELEMENTS // vocabulary_size(model))
     if len(hidden_LD) <= size:
         return _chunk(model, hidden_LD, batch.labels_L, batch.weights_L)
@@ -123,6 +126,15 @@ def _sum_chunks(model: PreTrainedModel, hidden_LD: torch.Tensor, batch: DeviceBa
         sums = checkpoint(_chunk, model, hidden, labels, weights, use_reentrant=False)
         loss, correct = loss + sums.loss, correct + sums.correct
     return DeviceSums(loss, correct)
+
+
+def _head_weight(model: PreTrainedModel, hidden_LD: torch.Tensor) -> torch.Tensor | None:
+    """The head's weight in the type that its matrix product is computed in. None for fp16, whose range a
+    gradient made before the loss is scaled may leave."""
+    weight = cast(nn.Linear, model.get_output_embeddings()).weight
+    kind = hidden_LD.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    return None if dtype == torch.float16 else weight.to(dtype)
 
 
 def _chunk(
