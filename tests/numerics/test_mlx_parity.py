@@ -1,9 +1,9 @@
 """The MLX engine computes what the PyTorch engine does, family by family.
 
 Both in fp32 from the same files, the same start values and the same batches. Sums of a few thousand floats
-in another order differ by about 1e-6, and 20 steps carry that on; 1e-4 leaves room for it, and a wrong window,
-norm, angle or soft cap is off by 1e-3 and more. The engine's own check sees where it differs from mlx-lm's
-classes; only this comparison sees where those differ from transformers.
+in another order differ by about 1e-6, and 20 steps carry that on; 1e-4 leaves room for it, and a wrong
+window, norm, angle or soft cap is off by 1e-3 and more. The engine's own check sees where it differs from
+mlx-lm's classes; only this comparison sees where those differ from transformers.
 """
 
 from __future__ import annotations
@@ -88,3 +88,10 @@ def test_what_a_config_says_is_heard(variant: str, family_folder, tmp_path: Path
     assert build_mlx(spec).evaluate(BATCH).loss == pytest.approx(expected.loss, rel=1e-5)
     if variant != "defaults left out":
         assert expected.loss != pytest.approx(plain.loss, rel=1e-4)
+
+
+def test_gemma_computes_the_tanh_form_of_its_activation(family_folder):
+    """The exact form moves this loss by 4.6e-6, the rounding of sums by 5e-8."""
+    spec = build_spec(family_folder("gemma"))
+    expected, got = (build(spec).evaluate(BATCH) for build in (build_torch, build_mlx))
+    assert got.loss == pytest.approx(expected.loss, rel=1e-6)

@@ -95,7 +95,8 @@ def _flat(module):
 def test_what_trains_equals_torch(family, adapter, folder):
     """Same names, same layouts, same values after three steps. Adam divides by the size of a gradient, so
     rounding shows in a weight whose gradient is near zero: by a tenth of the 3e-3 that it may have moved."""
-    spec = build_spec(folder(family), adapter=adapter)
+    # Decay strong enough to see which parameters it reaches.
+    spec = build_spec(folder(family), adapter=adapter, weight_decay=20.0)
     engines = [build_torch(spec), build_engine(spec)]
     expected, got = (_train(engine, lr=1e-3) for engine in engines)
     for a, b in zip(expected, got, strict=True):
