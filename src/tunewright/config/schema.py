@@ -71,9 +71,10 @@ class ShortForm:
 
 
 class QuantizationConfig(Section):
-    kind: Literal["none", "4bit"] = "none"
-    """How frozen base weights are stored: `none` keeps them in `model.dtype`, `4bit` packs the linear layers
-    (affine groups of 64 with `mlx`)."""
+    kind: Literal["none", "4bit", "nf4"] = "none"
+    """How frozen base weights are stored: `none` keeps them in `model.dtype`, `nf4` packs the linear layers
+    into 4 bits with quantised scales (QLoRA, `torch` on CUDA and CPU), `4bit` takes the engine's own form:
+    nf4 with `torch`, affine groups of 64 with `mlx`. The two do not compute the same numbers."""
 
 
 class ModelConfig(Section):
@@ -180,8 +181,9 @@ class TrainConfig(Section):
     """Decoupled weight decay; never on norms and biases."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Clip the global gradient L2 norm to this. Lower it if gradient_norm spikes; 0 turns clipping off."""
-    optimizer: Literal["adamw"] = "adamw"
-    """Update rule."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw"] = "adamw"
+    """Update rule. `adamw_8bit` keeps the moments in 8 bits, `paged_adamw` keeps them where CUDA moves them
+    to the host when memory is short. Both are for `torch` on CUDA; elsewhere they are `adamw`."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW decay of the first and second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
@@ -219,6 +221,10 @@ class CheckpointConfig(Section):
     """Newest exports kept beside the final one."""
     merge: bool = False
     """The final export holds merged weights instead of an adapter."""
+    merge_base: Literal["auto", "original", "dequantised"] = "auto"
+    """Which weights the adapter of a quantised base is merged into: the `original` ones, read again from
+    disk, or the `dequantised` ones it was trained on. `auto` is original with `torch`, dequantised with
+    `mlx`, which has no other."""
 
 
 class GuardConfig(Section):

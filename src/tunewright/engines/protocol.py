@@ -22,7 +22,9 @@ class EngineSpec:
     model_folder: sanitised copy (config.json, *.safetensors, tokenizer files). model_name: as the user
     wrote it; goes into adapter_config.json. dtype: storage of frozen weights (fp32, bf16, fp16).
     precision: compute (fp32, bf16, fp16); trained weights and optimizer state are fp32 always.
-    quantization: of the frozen base (none, 4bit); each engine has its own form of it.
+    quantization: of the frozen base: none, nf4 (torch) or 4bit (mlx). merge_base: what an adapter on a
+    quantised base is merged into, original or dequantised. optimizer: adamw; on CUDA also adamw_8bit and
+    paged_adamw.
     adapter_folder: start from these adapter values instead of fresh ones.
     """
 
@@ -43,6 +45,7 @@ class EngineSpec:
     deterministic: bool
     seed: int
     quantization: str = "none"
+    merge_base: str = "original"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from tunewright.models.known import known_arch, known_models
 from tunewright.models.resolve import find_on_disk
 from tunewright.run.data_size import DataSize, estimate_data
 from tunewright.run.devices import GIB, DeviceClass
+from tunewright.run.engine_options import resolve_quantization
 from tunewright.run.memory import Facts, MemoryNeed, choose_split, split_need
 from tunewright.run.plan import resolve_dtypes
 
@@ -136,13 +137,16 @@ def find_arch(config: RunConfig) -> tuple[Arch, Path | None]:
 def memory_facts(config: RunConfig, arch: Arch, device: DeviceClass) -> Facts:
     """What the memory of a run depends on, without its split. Raises ConfigError."""
     dtype, precision = resolve_dtypes(config, device.facts)
+    # Of the device that is planned for, which need not be the one this runs on.
+    on_device = "mlx" if device.kind == "mps" else "torch"
+    engine = on_device if config.engine == "auto" else config.engine
     return Facts(
         arch=arch,
         trained=count_trained(arch, config.adapter),
         kind=device.kind,
         dtype=dtype,
         precision=precision,
-        quantization=config.model.quantization.kind,
+        quantization=resolve_quantization(config, engine),
         dropout=config.adapter.kind == "lora" and config.adapter.dropout > 0,
         seq_len=config.data.seq_len,
         batch_size=config.train.batch_size,

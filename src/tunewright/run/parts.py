@@ -14,6 +14,7 @@ from tunewright.data.step import StepRule, StepSource
 from tunewright.data.stream import StepStream
 from tunewright.data.windows import WindowStream
 from tunewright.engines.protocol import Engine, EngineSpec
+from tunewright.run.engine_options import resolve_merge_base
 from tunewright.run.exports import Exports
 from tunewright.run.feed import Feed
 from tunewright.run.folder import RunFolder
@@ -48,7 +49,7 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
         attention=plan.attention,
         adapter=config.adapter,
         adapter_folder=Path(start_from) if start_from else None,
-        optimizer=config.train.optimizer,
+        optimizer=plan.optimizer,
         weight_decay=config.train.weight_decay,
         betas=config.train.betas,
         epsilon=config.train.epsilon,
@@ -56,7 +57,8 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
         activation_checkpointing=plan.activation_checkpointing,
         deterministic=config.train.deterministic,
         seed=plan.seed,
-        quantization=config.model.quantization.kind,
+        quantization=plan.quantization,
+        merge_base=resolve_merge_base(config, plan.engine),
     )
 
 

@@ -15,13 +15,15 @@ from tunewright.data.step import StepSource
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.engines.registry import detect_device, resolve_engine
 from tunewright.errors import ConfigError
+from tunewright.run.engine_options import resolve_optimizer, resolve_quantization
 from tunewright.run.inputs import Inputs
 
 ADAPTER_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
 # Packages that can change a number.
 _VERSIONED = (
-    "tunewright", "numpy", "torch", "transformers", "mlx", "mlx-lm", "tokenizers", "safetensors",
+    "tunewright", "numpy", "torch", "bitsandbytes", "transformers", "mlx", "mlx-lm", "tokenizers",
+    "safetensors",
 )  # fmt: skip
 # Tokens of one micro-batch under `micro_batch_size: auto`: enough to keep two cores or a GPU busy.
 AUTO_MICRO_BATCH_TOKENS = 8192
@@ -32,7 +34,8 @@ class Plan(BaseModel):
 
     micro_batch_size: rows of seq_len tokens a forward pass. rows: source rows of an epoch. steps_per_epoch:
     steps of the first one; with tokens_per_batch others may differ. Both are None where only reading all
-    data would tell. threads: CPU threads of the engine; sums over floats depend on it.
+    data would tell. threads: CPU threads of the engine; sums over floats depend on it. dtype: of what is not
+    quantised.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,10 +48,12 @@ class Plan(BaseModel):
     model: str
     model_hash: str
     dtype: str
+    quantization: str = "none"
     precision: str
     attention: str
     activation_checkpointing: bool
     micro_batch_size: int
+    optimizer: str = "adamw"
     learning_rate: float
     total_steps: int
     steps_per_epoch: int | None
@@ -75,10 +80,12 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
         model=inputs.model.name,
         model_hash=inputs.model_hash,
         dtype=dtype,
+        quantization=resolve_quantization(config, engine),
         precision=precision,
         attention=config.model.attention,
         activation_checkpointing=config.train.activation_checkpointing is True,
         micro_batch_size=resolve_micro_batch_size(config),
+        optimizer=resolve_optimizer(config, engine, device),
         learning_rate=resolve_learning_rate(config),
         total_steps=resolve_total_steps(config, stream),
         steps_per_epoch=stream.count_steps(1.0),

@@ -15,14 +15,14 @@ def plan_lines(
 ) -> list[str]:
     """One line a topic: label, then the resolved values."""
     rows = {
-        "model": f"{plan.model}, {_count(facts.parameters)} parameters, stored as {plan.dtype}",
+        "model": f"{plan.model}, {_count(facts.parameters)} parameters, stored as {_stored(plan)}",
         "trains": _trained(config, facts),
         "data": f"{_epoch(plan.rows)} rows an epoch, {plan.held_out_rows:,} held out, "
         f"{_tokens(report)} of which {report.trained_share:.0%} are trained",
         "steps": f"{plan.total_steps:,} ({_epoch(plan.steps_per_epoch)} an epoch), {_step(config)} each",
         "rows": f"up to {config.data.seq_len:,} tokens, {'packed' if config.data.packing else 'padded'}, "
         f"{plan.micro_batch_size} a forward pass",
-        "optimizer": f"{config.train.optimizer}, rate {plan.learning_rate:g} {config.train.schedule}, "
+        "optimizer": f"{_optimizer(config, plan)}, rate {plan.learning_rate:g} {config.train.schedule}, "
         f"weight decay {config.train.weight_decay:g}, clip {config.train.max_grad_norm:g}, seed {plan.seed}",
         "device": f"{plan.engine} on {plan.device} ({plan.device_name}), {plan.precision}, "
         f"attention {facts.attention}, {plan.threads} threads",
@@ -34,6 +34,20 @@ def plan_lines(
         "folder": str(folder),
     }
     return [f"{label:<10} {text}" for label, text in rows.items()]
+
+
+def _stored(plan: Plan) -> str:
+    if plan.quantization == "none":
+        return plan.dtype
+    form = {"nf4": "nf4 with double quantisation", "4bit": "groups of 64 with a scale and an offset"}
+    packed = f"{form[plan.quantization]} (linear layers, 4 bits) and {plan.dtype}"
+    return f"{packed}; the 4 bits of another engine are other numbers"
+
+
+def _optimizer(config: RunConfig, plan: Plan) -> str:
+    if plan.optimizer == config.train.optimizer:
+        return plan.optimizer
+    return f"{plan.optimizer} (warning: {config.train.optimizer} is for torch on CUDA)"
 
 
 def _epoch(count: int | None) -> str:

@@ -25,9 +25,10 @@ from tunewright.engines.torch.lora import add_adapter, train_all
 from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, to_device
 from tunewright.engines.torch.optimizer import AdamW, StepOutcome
 from tunewright.engines.torch.precision import DTYPES, build_loss_scale, check_precision, compute_in
+from tunewright.engines.torch.quantize import check_quantization, count_parameters
+from tunewright.engines.torch.quantized_load import PackOnLoad
 from tunewright.engines.torch.rng import RandomState
 from tunewright.engines.torch.state import Parts, copy_buffers, restore, snapshot
-from tunewright.errors import EngineError
 from tunewright.types import Batch, EngineState, LossSums, StepStats
 
 
@@ -36,14 +37,16 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
 
     Raises ModelError for a bad folder, EngineError for what this device or model cannot do.
     """
-    _check_options(spec)
     device = torch.device(detect_device(spec.device).device)
     check_precision(spec.dtype, spec.precision, device)
+    check_quantization(spec, device)
     with only_deterministic(spec.deterministic), raise_out_of_memory(device):
-        model = load_model(spec.model_folder, dtype=DTYPES[spec.dtype], device=device)
+        model = load_model(
+            spec.model_folder, dtype=DTYPES[spec.dtype], device=device, pack=_packing(spec, device)
+        )
         attention = choose_attention(model, spec.attention, spec.precision)
         by_rows = check_head(model)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        parameters = count_parameters(model)
         if spec.adapter.kind == "lora":
             add_adapter(model, spec.adapter, spec.seed)
             if spec.adapter_folder is not None:
@@ -55,16 +58,10 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
         return TorchEngine(spec, model, device, Built(attention, by_rows, parameters))
 
 
-def _check_options(spec: EngineSpec) -> None:
-    if spec.quantization != "none":
-        raise EngineError(
-            "the torch engine does not quantise the base",
-            where="model.quantization.kind",
-            got=spec.quantization,
-            expected="none",
-            hint="leave it out, or set engine: mlx",
-            code="engine.unsupported-option",
-        )
+def _packing(spec: EngineSpec, device: torch.device) -> PackOnLoad | None:
+    if spec.quantization == "none":
+        return None
+    return PackOnLoad(device, DTYPES[spec.precision], spec.adapter.modules_to_save)
 
 
 @dataclass(frozen=True, slots=True)

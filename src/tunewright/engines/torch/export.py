@@ -15,9 +15,10 @@ from tunewright.engines.model_folder import write_model
 from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.arrays import to_array, to_tensor
 from tunewright.engines.torch.certificate import certify_merge, log_probs
-from tunewright.engines.torch.load import vocabulary_size
-from tunewright.engines.torch.lora import LoraLinear, lora_layers
+from tunewright.engines.torch.load import load_model, vocabulary_size
+from tunewright.engines.torch.lora import LoraLinear, add_adapter, lora_layers
 from tunewright.engines.torch.precision import DTYPES
+from tunewright.engines.torch.quantize import Linear4bit
 from tunewright.types import Array
 
 
@@ -42,13 +43,41 @@ def export_model(
 ) -> Mapping[str, object]:
     """Write all weights, adapters merged in, as safetensors shards with config.json, then load and compare.
 
-    Weights are stored in `spec.dtype`. Raises EngineError when log-probabilities differ beyond the bound.
+    Weights are stored in `spec.dtype`. A quantised base is replaced by the original one where
+    `spec.merge_base` says so; the certificate is then that of the adapter on it, and
+    `quantization_difference` says how far, in nats, that is from what was trained. Raises EngineError when
+    log-probabilities differ beyond the bound.
     """
     rows = recent.rows(vocabulary_size(model))
     reference = log_probs(model, rows, spec.precision)
+    if spec.quantization == "none" or spec.merge_base == "dequantised":
+        _write_merged(model, spec, folder)
+        return certify_merge(folder, reference, rows, spec, model.device)
+    original = _on_original_base(model, spec)
+    trained, reference = reference, log_probs(original, rows, spec.precision)
+    _write_merged(original, spec, folder)
+    del original
+    return {
+        **certify_merge(folder, reference, rows, spec, torch.device("cpu")),
+        "quantization_difference": float((reference - trained).abs().max()),
+    }
+
+
+def _write_merged(model: PreTrainedModel, spec: EngineSpec, folder: Path) -> None:
     weights = MergedWeights(model, DTYPES[spec.dtype])
     write_model(folder, weights, spec, tied=weights.tied)
-    return certify_merge(folder, reference, rows, spec, model.device)
+
+
+def _on_original_base(model: PreTrainedModel, spec: EngineSpec) -> PreTrainedModel:
+    """The base in full, read again from disk, with what `model` has trained. On the CPU: it was quantised
+    because the device is small."""
+    original = load_model(spec.model_folder, dtype=DTYPES[spec.dtype], device=torch.device("cpu"))
+    add_adapter(original, spec.adapter, spec.seed)
+    trained = dict(_trained(model))
+    with torch.no_grad():
+        for name, parameter in _trained(original):
+            parameter.copy_(trained[name])
+    return original
 
 
 class MergedWeights(Mapping[str, Array]):
@@ -56,8 +85,10 @@ class MergedWeights(Mapping[str, Array]):
 
     def __init__(self, model: PreTrainedModel, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._layers = {f"{name}.weight": layer for name, layer in lora_layers(model)}
-        self._tensors = _unique_tensors(model, set(self._layers))
+        adapted = {f"{name}.weight": layer for name, layer in lora_layers(model)}
+        self._layers = {**_packed_layers(model), **adapted}
+        self._tensors = _unique_tensors(model, set(adapted))
+        self._names = [*self._tensors, *(name for name in self._layers if name not in self._tensors)]
         head = model.get_output_embeddings()
         # A head that was adapted or trained on its own no longer equals the embedding.
         self.tied = (
@@ -69,19 +100,34 @@ class MergedWeights(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         layer = self._layers.get(name)
         with torch.no_grad():
-            tensor = self._tensors[name] if layer is None else layer.merged_weight()
+            if layer is None:
+                tensor = self._tensors[name]
+            else:
+                tensor = layer.merged_weight() if isinstance(layer, LoraLinear) else layer.weight
             return to_array(tensor.to(self._dtype) if tensor.is_floating_point() else tensor)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._names)
 
     def size_bytes(self, name: str) -> int:
         """Bytes of one weight in the file."""
-        tensor = self._tensors[name]
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            layer = self._layers[name]
+            return layer.out_features * layer.in_features * self._dtype.itemsize
         return tensor.numel() * (self._dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+
+
+def _packed_layers(model: PreTrainedModel) -> dict[str, Linear4bit]:
+    """Name of the weight in the base → the layer that holds it packed."""
+    return {
+        f"{name.removesuffix('.base_layer')}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, Linear4bit)
+    }
 
 
 def _unique_tensors(model: PreTrainedModel, merged: set[str]) -> dict[str, torch.Tensor]:

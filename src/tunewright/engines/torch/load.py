@@ -14,15 +14,19 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from tunewright.engines.torch.device import is_out_of_memory
+from tunewright.engines.torch.quantized_load import PackOnLoad
 from tunewright.errors import EngineError, ModelError
 from tunewright.models.sanitise import read_json
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_model(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, pack: PackOnLoad | None = None
+) -> PreTrainedModel:
     """The causal language model in `folder`, frozen, in evaluation mode, with its own eager attention.
 
-    Prints nothing and leaves the global random state alone. Raises ModelError when a weight is missing, has
-    another shape, or the folder cannot be read as a model.
+    pack: store frozen linear layers in 4 bits, made weight by weight. Prints nothing and leaves the global
+    random state alone. Raises ModelError when a weight is missing, has another shape, or the folder cannot be
+    read as a model.
     """
     _refuse_packed(folder)
     with _quiet(), torch.random.fork_rng(devices=[]):
@@ -35,9 +39,12 @@ def load_model(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pre
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                **({} if pack is None else {"quantization_config": pack}),
             )
         except Exception as error:
             # The config is foreign data, and the library answers a senseless one with any kind of exception.
+            if pack is not None and pack.failures:
+                raise pack.failures[0] from None
             if isinstance(error, MemoryError) or is_out_of_memory(error):
                 raise
             raise ModelError(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from tunewright.config.schema import AdapterConfig
+from tunewright.engines.torch.quantize import Linear4bit
 from tunewright.errors import EngineError
 from tunewright.models.lora import initial_values, match_targets
 
@@ -19,13 +20,15 @@ from tunewright.models.lora import initial_values, match_targets
 class LoraLinear(nn.Module):
     """y = base(x) + scale · B(A(dropout(x))). A is [rank, in] and B [out, rank], both fp32; B starts at 0."""
 
-    def __init__(self, base_layer: nn.Linear, config: AdapterConfig) -> None:
+    def __init__(self, base_layer: nn.Linear | Linear4bit, config: AdapterConfig) -> None:
         super().__init__()
-        device = base_layer.weight.device
+        packed = isinstance(base_layer, Linear4bit)
+        device = base_layer.packed.device if packed else base_layer.weight.device
         self.base_layer = base_layer
         self.lora_A = _blank_linear(base_layer.in_features, config.rank, device)
         self.lora_B = _blank_linear(config.rank, base_layer.out_features, device)
         nn.init.zeros_(self.lora_B.weight)
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.scale = config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
         self.dropout = config.dropout
 
@@ -48,7 +51,8 @@ class LoraLinear(nn.Module):
     def merged_weight(self) -> torch.Tensor:
         """base + scale · B A, added up in fp32 and rounded once to the base's type."""
         delta = self.scale * (self.lora_B.weight @ self.lora_A.weight)
-        return (self.base_layer.weight.float() + delta).to(self.base_layer.weight.dtype)
+        base = self.base_layer.weight
+        return (base.float() + delta).to(base.dtype)
 
 
 def _blank_linear(inputs: int, outputs: int, device: torch.device) -> nn.Linear:
@@ -95,7 +99,7 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
 def _targets(
     model: nn.Module, modules: dict[str, nn.Module], config: AdapterConfig, saved: list[str]
 ) -> list[str]:
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    linear = [name for name, module in modules.items() if isinstance(module, (nn.Linear, Linear4bit))]
     head = next((name for name, module in modules.items() if module is _head(model)), None)
     names = linear if config.targets == "all-linear" else [name for name in modules if name]
     matched = match_targets(names, config.targets, head=head)
@@ -106,8 +110,8 @@ def _head(model: nn.Module) -> nn.Module | None:
     return model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
 
 
-def _as_linear(name: str, module: nn.Module) -> nn.Linear:
-    if not isinstance(module, nn.Linear):
+def _as_linear(name: str, module: nn.Module) -> nn.Linear | Linear4bit:
+    if not isinstance(module, (nn.Linear, Linear4bit)):
         raise EngineError(
             "only linear layers take a LoRA adapter",
             where="adapter.targets",

@@ -1,0 +1,45 @@
+"""Settings that mean another thing on each engine and device: what each becomes, or why it cannot be."""
+
+from __future__ import annotations
+
+from tunewright.config.schema import RunConfig
+from tunewright.engines.protocol import DeviceFacts
+from tunewright.errors import ConfigError
+
+
+def resolve_quantization(config: RunConfig, engine: str) -> str:
+    """How `engine` stores the frozen base: none, nf4 or 4bit. Raises ConfigError (`config.conflict`)."""
+    kind = config.model.quantization.kind
+    if kind == "nf4" and engine == "mlx":
+        raise ConfigError(
+            "nf4 is a format of the torch engine",
+            where="model.quantization.kind",
+            got="nf4 with the mlx engine",
+            expected="4bit or none",
+            hint="set model.quantization: 4bit, which computes other numbers, or engine: torch",
+            code="config.conflict",
+        )
+    return "nf4" if kind == "4bit" and engine == "torch" else kind
+
+
+def resolve_optimizer(config: RunConfig, engine: str, device: DeviceFacts) -> str:
+    """The update rule that runs. 8-bit and paged moments are for torch on CUDA, and nothing but memory speaks
+    for them, so elsewhere it is plain AdamW."""
+    return config.train.optimizer if engine == "torch" and device.device.startswith("cuda") else "adamw"
+
+
+def resolve_merge_base(config: RunConfig, engine: str) -> str:
+    """What the adapter of a quantised base is merged into: original or dequantised. Raises ConfigError
+    (`config.conflict`)."""
+    asked = config.checkpoint.merge_base
+    if asked == "original" and engine == "mlx" and config.model.quantization.kind != "none":
+        raise ConfigError(
+            "the mlx engine merges into the weights it was trained on",
+            where="checkpoint.merge_base",
+            got=asked,
+            expected="auto or dequantised",
+            code="config.conflict",
+        )
+    if asked == "auto":
+        return "dequantised" if engine == "mlx" else "original"
+    return asked
