@@ -75,10 +75,11 @@ def main() -> int:
             samples["ours"].append(_ours(folder, turn))
             samples["theirs"].append(_theirs(folder, "shuffled", options.steps, turn))
             samples["theirs_sorted"].append(_theirs(folder, "sorted", options.steps, turn))
+            # After each round, so that a long measurement that is stopped has not been for nothing.
+            result = _summary(samples, options)
+            options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             sys.stderr.write(f"round {turn + 1} of {options.rounds} done\n")
-    result = _summary(samples, options)
     _print(result)
-    options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0 if all(result["met"].values()) else 1
 
 
