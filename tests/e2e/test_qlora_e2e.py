@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tunewright.trackers.jsonl import read_steps
 
-pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 
 SETTINGS = (
     "model.quantization=4bit",

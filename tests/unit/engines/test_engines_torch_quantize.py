@@ -1,5 +1,10 @@
 """nf4 bases: the values, what is packed and what is not, gradients, resume, and what is refused."""
 
+import importlib
+import sys
+from importlib.util import find_spec
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +13,7 @@ from torch.nn import functional as F
 
 from engine_cases import build_spec, draw_documents, lay_out, total_weight
 from families import FAMILIES, make_family
+from tunewright.engines.torch import bitsandbytes_import
 from tunewright.engines.torch.certificate import log_probs
 from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.load import load_model
@@ -15,7 +21,7 @@ from tunewright.engines.torch.quantize import Linear4bit
 from tunewright.engines.torch.quantized_load import PackOnLoad
 from tunewright.errors import EngineError, ModelError
 
-pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 CPU = torch.device("cpu")
 
 
@@ -48,17 +54,16 @@ def _bytes(state):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_values_are_those_of_bitsandbytes(folder, dtype):
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
+    theirs = bitsandbytes_import.functional()
     plain = load_model(folder, dtype=dtype, device=CPU)
     packed = _packed(_load(folder, dtype))
     assert len(packed) == 7 * 3
     for name, layer in packed.items():
         weight = plain.get_submodule(name).weight
-        values, state = quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+        values, state = theirs.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
         assert torch.equal(layer.packed, values)
         assert torch.equal(layer.state.absmax, state.absmax)
-        assert torch.equal(layer.weight, dequantize_4bit(values, state))
+        assert torch.equal(layer.weight, theirs.dequantize_4bit(values, state))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -207,3 +212,11 @@ def test_merged_into_the_dequantised_base_is_what_was_trained(folder, tmp_path):
     merged = build_engine(build_spec(tmp_path / "merged"))
     batch = lay_out([draw_documents([30, 20], seed=5)])
     assert merged.evaluate(batch).loss == pytest.approx(engine.evaluate(batch).loss, rel=1e-5)
+
+
+def test_the_import_fetches_no_code(monkeypatch):
+    fetching = ModuleType("kernels")
+    monkeypatch.setitem(sys.modules, "kernels", fetching)
+    with bitsandbytes_import._without_fetched_kernels(), pytest.raises(ImportError):
+        importlib.import_module("kernels")
+    assert sys.modules["kernels"] is fetching

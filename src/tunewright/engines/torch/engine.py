@@ -20,10 +20,11 @@ from tunewright.engines.torch.attention_check import choose_attention
 from tunewright.engines.torch.determinism import only_deterministic
 from tunewright.engines.torch.device import detect_device, memory_used_bytes, raise_out_of_memory
 from tunewright.engines.torch.export import export_adapter, export_model, load_adapter
+from tunewright.engines.torch.lean_optimizer import build_optimizer
 from tunewright.engines.torch.load import load_model, vocabulary_size
 from tunewright.engines.torch.lora import add_adapter, train_all
 from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, to_device
-from tunewright.engines.torch.optimizer import AdamW, StepOutcome
+from tunewright.engines.torch.optimizer import StepOutcome
 from tunewright.engines.torch.precision import DTYPES, build_loss_scale, check_precision, compute_in
 from tunewright.engines.torch.quantize import check_quantization, count_parameters
 from tunewright.engines.torch.quantized_load import PackOnLoad
@@ -95,10 +96,7 @@ class TorchEngine:
     def __init__(self, spec: EngineSpec, model: PreTrainedModel, device: torch.device, built: Built) -> None:
         self._spec, self._model, self._device, self._built = spec, model, device, built
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        optimizer = AdamW(
-            trained, betas=spec.betas, epsilon=spec.epsilon, weight_decay=spec.weight_decay,
-            max_norm=spec.max_grad_norm, device=device,
-        )  # fmt: skip
+        optimizer = build_optimizer(spec, trained, device)
         scale = build_loss_scale(spec.precision, device)
         self._parts = Parts(model, optimizer, RandomState(spec.seed, device), scale, copy_buffers(model))
         self._sums: list[DeviceSums] = []

@@ -30,11 +30,17 @@ class StepOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
+class Slot:
+    """A parameter and its moments."""
+
     parameter: nn.Parameter
     first: torch.Tensor
     second: torch.Tensor
     decays: bool
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything that a step changes, by the name it has in a checkpoint."""
+        return {"weight": self.parameter, "first": self.first, "second": self.second}
 
 
 class AdamW:
@@ -45,9 +51,7 @@ class AdamW:
         weight_decay: float, max_norm: float, device: torch.device,
     ) -> None:  # fmt: skip
         self.betas, self.epsilon, self.weight_decay, self.max_norm = betas, epsilon, weight_decay, max_norm
-        self.slots = {
-            name: _Slot(p, torch.zeros_like(p), torch.zeros_like(p), decays=p.ndim >= 2) for name, p in named
-        }
+        self.slots = {name: self._make_slot(parameter) for name, parameter in named}
         self.count = torch.zeros((), dtype=torch.float32, device=device)
 
     @torch.no_grad()
@@ -72,12 +76,16 @@ class AdamW:
         self.discard()
         return StepOutcome(norm, skipped, rescaled)
 
+    def _make_slot(self, parameter: nn.Parameter) -> Slot:
+        first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        return Slot(parameter, first, second, decays=parameter.ndim >= 2)
+
     def discard(self) -> None:
         """Drop all gradients."""
         for slot in self.slots.values():
             slot.parameter.grad = None
 
-    def _norm(self, slots: list[_Slot]) -> torch.Tensor:
+    def _norm(self, slots: list[Slot]) -> torch.Tensor:
         if not slots:
             return torch.zeros_like(self.count)
         return nn.utils.get_total_norm(
@@ -85,7 +93,7 @@ class AdamW:
         )
 
     def _update(
-        self, group: list[_Slot], lr: float, decay: float, factor: torch.Tensor, skipped: torch.Tensor
+        self, group: list[Slot], lr: float, decay: float, factor: torch.Tensor, skipped: torch.Tensor
     ) -> None:
         if self.count.device.type not in _FUSED:
             for slot in group:
@@ -104,7 +112,7 @@ class AdamW:
         )  # fmt: skip
 
     def _select_update(
-        self, slot: _Slot, lr: float, decay: float, factor: torch.Tensor, skipped: torch.Tensor
+        self, slot: Slot, lr: float, decay: float, factor: torch.Tensor, skipped: torch.Tensor
     ) -> None:
         """The same update in plain operations: compute the new values, then choose old or new."""
         beta1, beta2 = self.betas

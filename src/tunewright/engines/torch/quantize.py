@@ -1,19 +1,11 @@
 """Frozen linear layers in nf4 with quantised scales: the base of QLoRA (arXiv:2305.14314).
 
-The 4-bit values are those of bitsandbytes, which is imported here alone. The layer is our own: that of
-bitsandbytes repacks its weight when a CPU evaluates it, and from then on no gradient goes through.
+The 4-bit values are those of bitsandbytes. The layer is our own: that of bitsandbytes repacks its weight when
+a CPU evaluates it, and from then on no gradient goes through.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tunewright.engines.protocol import EngineSpec
+from tunewright.engines.torch.bitsandbytes_import import INSTALL_HINT, functional, is_installed
 from tunewright.errors import EngineError
 
 _BLOCK_SIZE = 64
@@ -38,8 +31,8 @@ def check_quantization(spec: EngineSpec, device: torch.device) -> None:
     elif device.type not in ("cpu", "cuda"):
         what, got, expected = "nf4 does not run on this device", device.type, "cpu or cuda"
         hint = "set engine: mlx and model.quantization: 4bit, or model.quantization: none"
-    elif find_spec("bitsandbytes") is None:
-        what, hint = "nf4 needs bitsandbytes, which is not installed", "pip install bitsandbytes"
+    elif not is_installed():
+        what, hint = "nf4 needs bitsandbytes, which is not installed", INSTALL_HINT
     else:
         return
     raise EngineError(
@@ -64,7 +57,7 @@ class Linear4bit(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.compute_dtype = compute_dtype
         self.bias = bias
-        self.packed, self.state = _functional().quantize_4bit(
+        self.packed, self.state = functional().quantize_4bit(
             weight, blocksize=_BLOCK_SIZE, compress_statistics=True, quant_type="nf4"
         )
         # What reading back gives; the weight may have come in another type.
@@ -74,7 +67,7 @@ class Linear4bit(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """[out, in], read back: the numbers that the layer computes with."""
-        return _functional().dequantize_4bit(self.packed, self.state)
+        return functional().dequantize_4bit(self.packed, self.state)
 
     @property
     def stored_bytes(self) -> int:
@@ -114,28 +107,3 @@ def _share_tables(state: Any) -> None:
     """Both code tables are the same for every layer; bitsandbytes makes new ones each time."""
     tables = _TABLES.setdefault(state.absmax.device, (state.code, state.state2.code))
     state.code, state.state2.code = tables
-
-
-@cache
-def _functional() -> ModuleType:
-    with _without_fetched_kernels():
-        return import_module("bitsandbytes.functional")
-
-
-@contextmanager
-def _without_fetched_kernels() -> Iterator[None]:
-    """While bitsandbytes is imported it fetches compiled code from the hub where the package `kernels` is
-    installed, and logs a warning where it is not. Nothing that is fetched runs here."""
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    modules: dict[str, Any] = sys.modules
-    before, silent = modules.get("kernels"), logger.disabled
-    modules["kernels"] = None
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = silent
-        if before is None:
-            del modules["kernels"]
-        else:
-            modules["kernels"] = before

@@ -1,6 +1,7 @@
 """Everything resume needs, as plain arrays and JSON: trained weights, moments, random state, changed buffers.
 
-Array names: `weight/<parameter>`, `first/<parameter>`, `second/<parameter>`, `buffer/<name>`, `rng/<device>`.
+Array names: `weight/<parameter>`, `first/<parameter>`, `second/<parameter>`, `buffer/<name>`, `rng/<device>`,
+and `first_scale/<parameter>`, `second_scale/<parameter>` where moments are in 8 bits.
 """
 
 from __future__ import annotations
@@ -77,12 +78,11 @@ def restore(parts: Parts, state: EngineState) -> None:
 
 
 def _slots(optimizer: AdamW) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for name, slot in optimizer.slots.items():
-        tensors[f"weight/{name}"] = slot.parameter
-        tensors[f"first/{name}"] = slot.first
-        tensors[f"second/{name}"] = slot.second
-    return tensors
+    return {
+        f"{kind}/{name}": tensor
+        for name, slot in optimizer.slots.items()
+        for kind, tensor in slot.tensors().items()
+    }
 
 
 def _check_fits(
