@@ -215,12 +215,6 @@ def test_a_model_that_comes_packed_equals_one_packed_on_loading(folder, copy):
     assert caught.value.code == "model.quantized"
 
 
-def test_torch_names_the_engine_that_packs(folder):
-    with pytest.raises(EngineError, match="engine: mlx") as caught:
-        build_torch(build_spec(folder(), quantization="4bit"))
-    assert caught.value.code == "engine.unsupported-option"
-
-
 def test_a_pass_that_would_not_fit_is_not_started(folder):
     engine = build_engine(build_spec(folder(), adapter={"dropout": 0.1}))
     _train(engine, steps=1)
