@@ -23,7 +23,12 @@ def prefetched(
     for it, not even the interpreter at its exit.
     """
     ahead = _Ahead(depth)
-    Thread(target=_produce, args=(steps, ahead), name="prefetch", daemon=True).start()
+    try:
+        Thread(target=_produce, args=(steps, ahead), name="prefetch", daemon=True).start()
+    except RuntimeError:
+        # A process at its memory limit has no room for a thread's stack. In turn is slower, and goes on.
+        yield from steps
+        return
     try:
         while (step := ahead.take(is_stopped)) is not None:
             yield step

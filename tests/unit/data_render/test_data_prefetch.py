@@ -164,3 +164,11 @@ print(next(ahead))
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "step\n", "")
+
+
+def test_without_room_for_a_thread_the_steps_come_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert list(prefetched(iter([1, 2, 3]))) == [1, 2, 3]  # type: ignore[list-item]
