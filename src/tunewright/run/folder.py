@@ -165,7 +165,7 @@ def newest_run(root: Path) -> RunFolder | None:
 def new_folder(final: Path) -> Generator[Path]:
     """A temporary folder beside `final` that takes its name when the body succeeds, and goes otherwise. What
     had the name before is moved aside first and removed last, so that a crash loses neither."""
-    temporary = final.with_name(f"{TEMPORARY}{final.name}")
+    temporary = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
     aside = final.with_name(f"old-{final.name}")
     # run.lock keeps other live writers out: what is unfinished here is of a process that died.
     for leftover in final.parent.glob(f"{TEMPORARY}*"):
