@@ -116,9 +116,9 @@ class AdamW8bit(_BitsandbytesAdamW):
         if parameter.numel() < _SMALLEST_8BIT:
             return super()._make_slot(parameter)
         blocks = -(-parameter.numel() // _BLOCK_SIZE)
-        codes = (torch.zeros_like(parameter, dtype=torch.uint8) for _ in range(2))
-        scales = (torch.zeros(blocks, dtype=torch.float32, device=parameter.device) for _ in range(2))
-        return _Slot8bit(parameter, *codes, parameter.ndim >= 2, *scales)
+        first, second = (torch.zeros_like(parameter, dtype=torch.uint8) for _ in range(2))
+        scales = [torch.zeros(blocks, dtype=torch.float32, device=parameter.device) for _ in range(2)]
+        return _Slot8bit(parameter, first, second, parameter.ndim >= 2, scales[0], scales[1])
 
     def _update_one(self, slot: Slot, lr: float, decay: float, count: int, inverse: float) -> None:
         if not isinstance(slot, _Slot8bit):

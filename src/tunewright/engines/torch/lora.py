@@ -141,8 +141,9 @@ def _unfreeze_biases(model: nn.Module, bias: str) -> None:
                 parameter.requires_grad_(True)
     elif bias == "lora_only":
         for _, layer in lora_layers(model):
-            if layer.bias is not None:
-                layer.base_layer.bias.requires_grad_(True)
+            bias = layer.base_layer.bias
+            if bias is not None:
+                bias.requires_grad_(True)
 
 
 def _to_masters(model: nn.Module) -> None:
