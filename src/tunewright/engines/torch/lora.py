@@ -141,9 +141,9 @@ def _unfreeze_biases(model: nn.Module, bias: str) -> None:
                 parameter.requires_grad_(True)
     elif bias == "lora_only":
         for _, layer in lora_layers(model):
-            bias = layer.base_layer.bias
-            if bias is not None:
-                bias.requires_grad_(True)
+            values = layer.base_layer.bias
+            if values is not None:
+                values.requires_grad_(True)
 
 
 def _to_masters(model: nn.Module) -> None:
