@@ -128,3 +128,9 @@ class EngineOutOfMemory(EngineError):
 
     family = "engine"
     exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class ServiceError(TunewrightError, RuntimeError):
+    """A server or worker of the fine-tuning service cannot start, or the two cannot work together."""
+
+    family = "service"

@@ -26,6 +26,27 @@ COMMANDS: dict[str, Lazy] = {
     "plan": Lazy("Estimate the memory and time of a run before it loads", "tunewright.cli.plan:command"),
     "generate": Lazy("Answer one prompt with a model, an export or a run", "tunewright.cli.generate:command"),
     "chat": Lazy("Talk with a model, an export or a run", "tunewright.cli.chat:command"),
+    "serve": Lazy(
+        "Serve the OpenAI fine-tuning API with a queue and a worker", "tunewright.cli.serve:command"
+    ),
+    "worker": Lazy("Train the jobs of a server on this machine", "tunewright.cli.worker:command"),
+    "jobs": Lazy(
+        "Look after the jobs of a server",
+        {
+            "list": Lazy("List the newest jobs", "tunewright.cli.jobs:list_"),
+            "show": Lazy("Print a job as JSON", "tunewright.cli.jobs:show"),
+            "watch": Lazy("Print the events of a job until it is over", "tunewright.cli.jobs:watch"),
+            "cancel": Lazy("Cancel a job", "tunewright.cli.jobs:cancel"),
+        },
+    ),
+    "key": Lazy(
+        "Make and revoke the API keys of a server",
+        {
+            "create": Lazy("Make a key and print it, once", "tunewright.cli.key:create"),
+            "list": Lazy("List the keys, without their secrets", "tunewright.cli.key:list_"),
+            "revoke": Lazy("End a key now", "tunewright.cli.key:revoke"),
+        },
+    ),
     "data": Lazy(
         "Check training data before it trains",
         {

@@ -1,0 +1,61 @@
+"""Options that the commands of the service share, and what they need before they can start."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewright.errors import ServiceError
+
+SERVER = "http://127.0.0.1:8200"
+HOME = Path("~/.tunewright")
+NEEDED = ("alembic", "fastapi", "httpx2", "python_multipart", "sqlalchemy", "uvicorn")
+
+ServerOption = Annotated[
+    str, typer.Option(envvar="TUNEWRIGHT_SERVER", help="Address of the server.", metavar="URL")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TUNEWRIGHT_KEY", help="API key. In the environment other users of the machine cannot see it."
+    ),
+]
+HomeOption = Annotated[
+    Path,
+    typer.Option(envvar="TUNEWRIGHT_HOME", help="Folder with database, files and the secret of the keys."),
+]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar="TUNEWRIGHT_DATABASE",
+        help="postgresql+psycopg://… in place of SQLite in the home folder.",
+    ),
+]
+
+
+def check_installed() -> None:
+    """Raise ServiceError (`service.not-installed`) when a library of the service is missing."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ServiceError(
+            "libraries of the service are not installed",
+            got=f"no {', '.join(missing)}",
+            hint="pip install 'tunewright[service]'",
+            code="service.not-installed",
+        )
+
+
+def require_key(key: str | None) -> str:
+    """The key, or ServiceError (`service.no-key`)."""
+    if key:
+        return key
+    raise ServiceError(
+        "no API key was given",
+        expected="TUNEWRIGHT_KEY in the environment",
+        hint="make a key with: tunewright key create",
+        code="service.no-key",
+    )

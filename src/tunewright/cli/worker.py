@@ -1,0 +1,32 @@
+"""`tunewright worker`: take jobs from a server and train them on this machine."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewright.cli.service import SERVER, KeyOption, ServerOption, check_installed, require_key
+
+
+def command(
+    server: ServerOption = SERVER,
+    key: KeyOption = None,
+    folder: Annotated[Path, typer.Option(help="Where the folders of running jobs lie.")] = Path("work"),
+    name: Annotated[str | None, typer.Option(help="Name in the server's list. Default: the host.")] = None,
+    tied: Annotated[bool, typer.Option("--tied", help="End when standard input ends.")] = False,
+) -> None:
+    """Claim jobs from a server and train them, one at a time.
+
+    Needs a key with the scope `worker`. SIGTERM or Ctrl-C saves the running job and gives it back.
+    """
+    check_installed()
+    from tunewright.service.worker.loop import WorkerSettings, run_worker
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    run_worker(
+        WorkerSettings(server, require_key(key), folder.absolute(), name or socket.gethostname(), tied)
+    )

@@ -1,0 +1,34 @@
+"""One call of the public API, for the commands that show jobs in a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+
+from tunewright.errors import ServiceError
+
+CODES = {401: "service.key-refused", 403: "service.key-refused", 404: "service.no-job"}
+
+
+def call_api(server: str, key: str, method: str, path: str) -> Any:
+    """The answer's JSON.
+
+    Raises ServiceError: `service.unreachable`, `service.key-refused`, `service.no-job`, `service.refused`.
+    """
+    url = f"{server.rstrip('/').removesuffix('/v1')}{path}"
+    try:
+        response = httpx2.request(method, url, headers={"authorization": f"Bearer {key}"}, timeout=60)
+        body: Any = response.json()
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        raise ServiceError(
+            "no Tunewright server answers here",
+            where=server,
+            got=str(error) or type(error).__name__,
+            hint="start one with: tunewright serve",
+            code="service.unreachable",
+        ) from error
+    if response.status_code < 400:
+        return body
+    code = CODES.get(response.status_code, "service.refused")
+    raise ServiceError(str(body["error"]["message"]), where=server, code=code)

@@ -1,0 +1,59 @@
+"""The HTTP application as a value: settings in, ASGI out. Nothing happens on import."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from tunewright import __version__
+from tunewright.service.context import Service
+from tunewright.service.db.blobs import take_unused
+from tunewright.service.db.database import DatabaseFault
+from tunewright.service.envelope import RequestIds, install
+from tunewright.service.outcomes import release_expired
+from tunewright.service.routes import files, health, jobs, models, worker
+
+log = logging.getLogger("tunewright.service")
+
+
+def build_app(service: Service) -> ASGIApp:
+    """The API of one server."""
+    app = FastAPI(title="Tunewright", version=__version__, lifespan=_lifespan, redoc_url=None)
+    app.state.service = service
+    install(app)
+    app.include_router(health.router)
+    app.include_router(files.router)
+    for prefix in jobs.PREFIXES:
+        app.include_router(jobs.router, prefix=prefix, include_in_schema=prefix == jobs.PREFIXES[0])
+    app.include_router(models.router)
+    app.include_router(worker.router, include_in_schema=False)
+    return RequestIds(app)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=_keep_house, args=(app.state.service, stop), daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join(timeout=10)
+
+
+def _keep_house(service: Service, stop: threading.Event) -> None:
+    """Take jobs back from lost workers, and remove bytes that nothing needs."""
+    while not stop.wait(service.settings.lease_seconds / 4):
+        try:
+            with service.database.write() as connection:
+                release_expired(connection)
+                unused = take_unused(connection)
+                # Removed before the commit: a blob that is known but gone is found by `has` and sent again.
+                for sha256 in unused:
+                    service.blobs.remove(sha256)
+        except (DatabaseFault, OSError):
+            log.exception("housekeeping failed; it is tried again")

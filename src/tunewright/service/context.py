@@ -1,0 +1,94 @@
+"""What every request handler works with, and how it gets at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from tunewright.service.db.database import Database
+from tunewright.service.db.keys import find_key
+from tunewright.service.faults import AUTHENTICATION, PERMISSION, ApiError
+from tunewright.service.keys import Scope, hash_secret, is_well_formed
+from tunewright.service.records import KeyRecord
+from tunewright.service.settings import ServeSettings
+from tunewright.service.store import BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One server: its settings, database, stored bytes and the secret that keys are hashed with."""
+
+    settings: ServeSettings
+    database: Database
+    blobs: BlobStore
+    pepper: bytes
+
+
+def current_service(request: Request) -> Service:
+    """The server that a request came to."""
+    return cast(Service, request.app.state.service)
+
+
+ServiceArg = Annotated[Service, Depends(current_service)]
+
+
+def authenticate(request: Request, service: ServiceArg) -> KeyRecord:
+    """The key of a request. Raises ApiError 401 for none, a wrong, expired or revoked one, and 403 for a
+    project header that is not the key's."""
+    given = request.headers.getlist("authorization")
+    scheme, _, secret = (given[0] if len(given) == 1 else "").partition(" ")
+    secret = secret.strip()
+    if scheme.lower() != "bearer" or not secret:
+        raise _unauthorised("You didn't provide an API key. Send it as: Authorization: Bearer YOUR_KEY")
+    key = None
+    if is_well_formed(secret):
+        with service.database.read() as connection:
+            key = find_key(connection, hash_secret(service.pepper, secret))
+    if key is None:
+        raise _unauthorised("Incorrect API key provided. Make one with: tunewright key create")
+    project = request.headers.get("openai-project")
+    if project and project != key.project:
+        raise ApiError(403, f"This key belongs to another project than {project}", type=PERMISSION)
+    return key
+
+
+KeyArg = Annotated[KeyRecord, Depends(authenticate)]
+
+
+def _unauthorised(message: str) -> ApiError:
+    return ApiError(
+        401,
+        message,
+        type=AUTHENTICATION,
+        code="invalid_api_key",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def check_scope(key: KeyRecord, scope: Scope) -> None:
+    """Raise ApiError 403 unless the key may do this."""
+    if scope not in key.scopes and "admin" not in key.scopes:
+        raise ApiError(
+            403,
+            f"This key lacks the scope '{scope}'; make one that has it with: tunewright key create",
+            type=PERMISSION,
+            code="insufficient_permissions",
+        )
+
+
+def user_key(key: KeyArg) -> KeyRecord:
+    """The key of a call on files, jobs or models."""
+    check_scope(key, "jobs")
+    return key
+
+
+def worker_key(key: KeyArg) -> KeyRecord:
+    """The key of a worker's call."""
+    check_scope(key, "worker")
+    return key
+
+
+UserArg = Annotated[KeyRecord, Depends(user_key)]
+WorkerArg = Annotated[KeyRecord, Depends(worker_key)]

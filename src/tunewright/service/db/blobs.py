@@ -1,0 +1,44 @@
+"""Which stored bytes are known, and which of them nothing refers to any more."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, exists, insert, select, update
+
+from tunewright.service.db.database import clock
+from tunewright.service.db.tables import artifact_files, artifacts, blobs, files
+
+GRACE_SECONDS = 24 * 3600
+"""How long bytes stay that nothing refers to: an artifact's files come first, its row last."""
+
+
+def add_blob(connection: Connection, sha256: str, size: int) -> None:
+    """Record stored bytes, or that they were stored once more."""
+    now = clock(connection)
+    touched = connection.execute(update(blobs).where(blobs.c.sha256 == sha256).values(touched_at=now))
+    if touched.rowcount == 0:
+        connection.execute(insert(blobs).values(sha256=sha256, bytes=size, touched_at=now))
+
+
+def known_blobs(connection: Connection, hashes: set[str]) -> set[str]:
+    """Those of `hashes` that are stored. They count as stored just now."""
+    found = set(connection.execute(select(blobs.c.sha256).where(blobs.c.sha256.in_(hashes))).scalars())
+    connection.execute(update(blobs).where(blobs.c.sha256.in_(found)).values(touched_at=clock(connection)))
+    return found
+
+
+def take_unused(connection: Connection, limit: int = 1000) -> list[str]:
+    """Forget blobs that no file and no artifact refers to, and return their hashes for removal."""
+    by_file = exists().where(files.c.sha256 == blobs.c.sha256, files.c.deleted_at.is_(None))
+    by_artifact = exists().where(
+        artifact_files.c.sha256 == blobs.c.sha256,
+        artifact_files.c.artifact_id == artifacts.c.id,
+        artifacts.c.deleted_at.is_(None),
+    )
+    old = blobs.c.touched_at < clock(connection) - GRACE_SECONDS
+    unused = list(
+        connection.execute(
+            select(blobs.c.sha256).where(old, ~by_file, ~by_artifact).limit(limit).with_for_update()
+        ).scalars()
+    )
+    connection.execute(delete(blobs).where(blobs.c.sha256.in_(unused)))
+    return unused

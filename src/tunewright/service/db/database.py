@@ -1,0 +1,85 @@
+"""One way to open the database and one way to begin: `read` and `write` transactions on either back end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError as DatabaseFault
+
+__all__ = ["Connection", "Database", "DatabaseFault", "clock", "hold_name", "sqlite_url"]
+
+BUSY_SECONDS = 30
+
+
+class Database:
+    """Connections to one database. url: `sqlite:///…` or `postgresql+psycopg://…`.
+
+    SQLite runs in WAL mode with one writer at a time: a write transaction takes the lock when it begins, so
+    that what it reads cannot change before it writes. On PostgreSQL rows are locked where they are read.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+            _prepare_sqlite(self.engine)
+        else:
+            self.engine = create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
+
+    @contextmanager
+    def read(self) -> Generator[Connection]:
+        """A transaction that changes nothing."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Generator[Connection]:
+        """A transaction that is committed when the body ends, and rolled back when it raises."""
+        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+def clock(connection: Connection) -> float:
+    """Now, in Unix seconds: the database's clock where several servers share it, else this machine's."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    return float(connection.execute(text("select extract(epoch from clock_timestamp())")).scalar_one())
+
+
+def hold_name(connection: Connection, name_hash: str) -> None:
+    """Let nobody else past this line with the same name until the transaction ends. SQLite has one writer
+    anyhow."""
+    if connection.dialect.name != "sqlite":
+        number = int(name_hash[:15], 16)
+        connection.execute(text("select pg_advisory_xact_lock(:number)"), {"number": number})
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    def on_connect(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions by itself; on_begin below does.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def on_begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)

@@ -1,0 +1,109 @@
+"""Events and step metrics of jobs: appended by whoever holds the job's row, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from tunewright.service.db.database import clock
+from tunewright.service.db.rows import to_event
+from tunewright.service.db.tables import events, jobs, metrics
+from tunewright.service.ids import EVENT, new_id
+from tunewright.service.records import EventRecord
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to append. fact: what it tells; a job tells each fact once. None is always told."""
+
+    message: str
+    level: str = "info"
+    type: str = "message"
+    data: Mapping[str, Any] | None = None
+    fact: str | None = None
+    created_at: float | None = None
+
+
+def add_events(connection: Connection, job_id: str, new: Sequence[NewEvent]) -> None:
+    """Append events. The caller holds the job's row, which keeps the numbers without gaps."""
+    facts = {event.fact for event in new if event.fact is not None}
+    told = connection.execute(
+        select(events.c.fact).where(events.c.job_id == job_id, events.c.fact.in_(facts))
+    )
+    known = set(told.scalars())
+    rows: list[dict[str, Any]] = []
+    last = connection.execute(select(jobs.c.last_event).where(jobs.c.id == job_id)).scalar_one()
+    now = clock(connection)
+    for event in new:
+        if event.fact is not None and event.fact in known:
+            continue
+        known.add(event.fact)
+        last += 1
+        rows.append(
+            {
+                "job_id": job_id,
+                "seq": last,
+                "id": new_id(EVENT),
+                "created_at": event.created_at or now,
+                "level": event.level,
+                "message": event.message,
+                "type": event.type,
+                "data": event.data,
+                "fact": event.fact,
+            }
+        )
+    if rows:
+        connection.execute(insert(events), rows)
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(last_event=last))
+
+
+def list_events(
+    connection: Connection, job_id: str, limit: int, after: str | None
+) -> tuple[list[EventRecord], bool] | None:
+    """Events newest first, from behind `after`, and whether there are more; None for an unknown `after`."""
+    query = select(events).where(events.c.job_id == job_id)
+    if after is not None:
+        last = connection.execute(
+            select(events.c.seq).where(events.c.job_id == job_id, events.c.id == after)
+        ).scalar_one_or_none()
+        if last is None:
+            return None
+        query = query.where(events.c.seq < last)
+    rows = connection.execute(query.order_by(events.c.seq.desc()).limit(limit + 1)).mappings()
+    found = [to_event(row) for row in rows]
+    return found[:limit], len(found) > limit
+
+
+def record_metrics(
+    connection: Connection, job_id: str, attempt: int, steps: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Store the figures of steps. A step that is trained again replaces what was known of it."""
+    for step, figures in sorted(steps.items()):
+        here = (metrics.c.job_id == job_id) & (metrics.c.step == step)
+        known = connection.execute(select(metrics.c.figures).where(here)).scalar_one_or_none()
+        if known is None:
+            values = {"job_id": job_id, "step": step, "attempt": attempt, "figures": dict(figures)}
+            connection.execute(insert(metrics).values(**values))
+        else:
+            merged = {**known, **figures}
+            connection.execute(update(metrics).where(here).values(attempt=attempt, figures=merged))
+
+
+def read_metrics(connection: Connection, job_id: str) -> dict[int, Mapping[str, Any]]:
+    """Figures by step, in rising order."""
+    query = select(metrics.c.step, metrics.c.figures).where(metrics.c.job_id == job_id)
+    return {row[0]: row[1] for row in connection.execute(query.order_by(metrics.c.step))}
+
+
+def read_step(connection: Connection, job_id: str, step: int) -> Mapping[str, Any]:
+    """Figures of one step; empty when there are none."""
+    query = select(metrics.c.figures).where(metrics.c.job_id == job_id, metrics.c.step == step)
+    return connection.execute(query).scalar_one_or_none() or {}
+
+
+def count_trained_tokens(connection: Connection, job_id: str) -> int:
+    """Labels that the steps of a job learned from, each step once."""
+    return sum(int(figures.get("loss_tokens") or 0) for figures in read_metrics(connection, job_id).values())

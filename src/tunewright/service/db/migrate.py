@@ -1,0 +1,22 @@
+"""Bring a database to the newest schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from tunewright.service.db.database import Database, hold_name
+
+_UPGRADE = "75f1e8d2c4a9b003"
+
+
+def upgrade(database: Database) -> None:
+    """Run the migrations that are missing. Servers that start at the same time wait for each other."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    with database.write() as connection:
+        hold_name(connection, _UPGRADE)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,108 @@
+"""The queue: claim, lease and fencing. Whatever a worker writes goes through `hold_job`.
+
+A lease is a row's worker, its time and a token that rises with every claim. Whoever comes with an older
+token is refused, so that a worker that slept past its lease cannot write into the next one's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
+
+from tunewright.service.db.database import clock
+from tunewright.service.db.rows import to_job
+from tunewright.service.db.tables import attempts, jobs, workers
+from tunewright.service.jobs import CLAIMABLE, HELD, Status
+from tunewright.service.records import JobRecord
+
+
+def claim_job(connection: Connection, worker: str, lease_seconds: float) -> JobRecord | None:
+    """Give the next waiting job to a worker, under a new token; None when nothing waits.
+
+    Order: priority, then the project with the fewest held jobs, then age. Running jobs keep their status
+    until the caller writes the next one in the same transaction.
+    """
+    now = clock(connection)
+    others = jobs.alias("others")
+    held = (
+        select(func.count())
+        .select_from(others)
+        .where(others.c.project == jobs.c.project, others.c.lease_worker.is_not(None))
+        .scalar_subquery()
+    )
+    chosen = (
+        select(jobs.c.id)
+        .where(
+            jobs.c.status.in_([str(status) for status in CLAIMABLE]),
+            jobs.c.lease_worker.is_(None),
+            jobs.c.not_before <= now,
+        )
+        .order_by(jobs.c.priority.desc(), held, jobs.c.created_at, jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=jobs)
+        .scalar_subquery()
+    )
+    taken = update(jobs).where(jobs.c.id == chosen)
+    row = connection.execute(
+        taken.values(
+            lease_worker=worker, lease_expires=now + lease_seconds, attempt=jobs.c.attempt + 1
+        ).returning(jobs)
+    ).mappings()
+    found = row.first()
+    if found is None:
+        return None
+    job = to_job(found)
+    phase = "validate" if job.status is Status.VALIDATING else "train"
+    connection.execute(
+        insert(attempts).values(job_id=job.id, number=job.attempt, worker=worker, phase=phase, started_at=now)
+    )
+    return job
+
+
+def hold_job(connection: Connection, job_id: str, attempt: int) -> JobRecord | None:
+    """The job, locked until the transaction ends, if its lease is this attempt's and still runs."""
+    query = select(jobs).where(jobs.c.id == job_id, jobs.c.attempt == attempt)
+    row = connection.execute(query.with_for_update()).mappings().first()
+    if row is None or row["lease_worker"] is None or row["lease_expires"] <= clock(connection):
+        return None
+    return to_job(row)
+
+
+def renew_lease(connection: Connection, job: JobRecord, lease_seconds: float) -> None:
+    """Let the lease of a held job run on from now."""
+    connection.execute(
+        update(jobs).where(jobs.c.id == job.id).values(lease_expires=clock(connection) + lease_seconds)
+    )
+
+
+def end_attempt(
+    connection: Connection, job: JobRecord, outcome: str, exit_code: int | None, **values: Any
+) -> None:
+    """Give the lease back, close the attempt and set further columns of the job."""
+    connection.execute(
+        update(jobs).where(jobs.c.id == job.id).values(lease_worker=None, lease_expires=None, **values)
+    )
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.job_id == job.id, attempts.c.number == job.attempt)
+        .values(ended_at=clock(connection), outcome=outcome, exit_code=exit_code)
+    )
+
+
+def lock_expired(connection: Connection) -> list[JobRecord]:
+    """Jobs whose lease ran out, locked until the transaction ends, and those that claim to be held by
+    nobody."""
+    orphaned = and_(jobs.c.lease_worker.is_(None), jobs.c.status.in_([str(status) for status in HELD]))
+    query = select(jobs).where(or_(jobs.c.lease_expires <= clock(connection), orphaned))
+    rows = connection.execute(query.with_for_update(skip_locked=True)).mappings()
+    return [to_job(row) for row in rows]
+
+
+def note_worker(connection: Connection, worker: str, name: str, capabilities: Mapping[str, Any]) -> None:
+    """Remember that a worker is there."""
+    values = {"name": name, "capabilities": dict(capabilities), "seen_at": clock(connection)}
+    changed = connection.execute(update(workers).where(workers.c.id == worker).values(**values))
+    if changed.rowcount == 0:
+        connection.execute(insert(workers).values(id=worker, **values))

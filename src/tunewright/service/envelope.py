@@ -1,0 +1,102 @@
+"""Every refusal in OpenAI's error envelope, and an id and a time on every answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError
+from tunewright.service.ids import REQUEST, new_id
+
+log = logging.getLogger("tunewright.service")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of the app in the envelope."""
+    app.add_exception_handler(ApiError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _failed)
+
+
+def envelope(error: ApiError) -> JSONResponse:
+    """The answer for one refusal."""
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return JSONResponse({"error": body}, status_code=error.status, headers=error.headers)
+
+
+class RequestIds:
+    """ASGI wrapper that gives each answer `x-request-id` and `openai-processing-ms`, errors included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = new_id(REQUEST)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
+                headers["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+def _refused(_request: Request, error: Exception) -> JSONResponse:
+    return envelope(error if isinstance(error, ApiError) else _internal())
+
+
+def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    faults: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
+    first: dict[str, Any] = dict(faults[0]) if faults else {}
+    # The place starts with `body`, `query` or `path`, which the caller did not write.
+    where = ".".join(str(part) for part in first.get("loc", ())[1:]) or None
+    kind = first.get("type")
+    if kind == "json_invalid":
+        return envelope(ApiError(400, "The body is not valid JSON", code="invalid_json"))
+    if kind == "extra_forbidden":
+        message, code = f"Unrecognized request argument supplied: {where}", "unknown_parameter"
+    elif kind == "missing":
+        message, code = f"Missing required parameter: '{where}'", "missing_required_parameter"
+    else:
+        reason = str(first.get("msg", "it is not valid")).removeprefix("Value error, ")
+        message, code = f"Invalid value for '{where}': {reason[:1].lower()}{reason[1:]}", "invalid_value"
+    return envelope(ApiError(400, message, param=where, code=code))
+
+
+def _no_route(request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    place = f"{request.method} {request.url.path}"
+    if status == 405:
+        message = f"Not allowed to {request.method} on {request.url.path}"
+    elif status == 404:
+        message = f"Invalid URL ({place})"
+    else:
+        message = str(error.detail) if isinstance(error, HTTPException) else "The request failed"
+    return envelope(ApiError(status, message, type=INVALID_REQUEST))
+
+
+def _failed(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return envelope(_internal())
+
+
+def _internal() -> ApiError:
+    return ApiError(500, "The server had an error while processing your request", type=SERVER)

@@ -1,0 +1,65 @@
+"""What the API answers when it refuses: a status, and the four fields of OpenAI's error envelope.
+
+The official client picks its exception class by the status alone. 409 is retried by it, so it is never used
+for a job that is in the wrong state. Another project's object is answered exactly as a missing one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+INVALID_REQUEST = "invalid_request_error"
+AUTHENTICATION = "authentication_error"
+PERMISSION = "permission_error"
+SERVER = "server_error"
+LEASE_LOST = "lease_lost"
+
+
+class ApiError(Exception):
+    """A refusal. message: one sentence that says what to do. param: the field at fault. code: what programs
+    compare with."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = INVALID_REQUEST,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+
+def bad_value(message: str, param: str, code: str = "invalid_value") -> ApiError:
+    """400 for one field of the request."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def no_such_file(file_id: str) -> ApiError:
+    """404 for a file that is not there, or is another project's."""
+    return ApiError(404, f"No such File object: {file_id}", param="id", code="file_not_found")
+
+
+def no_such_job(job_id: str) -> ApiError:
+    """404 for a job that is not there, or is another project's."""
+    return ApiError(
+        404, f"Could not find fine tune: {job_id}", param="fine_tuning_job_id", code="fine_tune_not_found"
+    )
+
+
+def no_such_model(name: str) -> ApiError:
+    """404 for a model that is not there, or is another project's."""
+    return ApiError(404, f"The model '{name}' does not exist", param="model", code="model_not_found")
+
+
+def lease_lost(job_id: str) -> ApiError:
+    """409 for a worker that writes to a job which it no longer holds."""
+    return ApiError(409, f"This worker does not hold {job_id} any more", code=LEASE_LOST)

@@ -1,0 +1,32 @@
+"""Random public identifiers. They say the kind of object, and nothing else can be read from them."""
+
+from __future__ import annotations
+
+import secrets
+import string
+
+_ALPHABET = string.ascii_letters + string.digits
+_LETTERS = 24
+_SHORT = 8
+
+KEY = "key_"
+FILE = "file-"
+JOB = "ftjob-"
+EVENT = "ftevent-"
+CHECKPOINT = "ftckpt_"
+REQUEST = "req_"
+WORKER = "worker_"
+
+
+def new_id(prefix: str) -> str:
+    """A new identifier such as `ftjob-8dKq…`: 24 random letters and digits, 142 bits."""
+    return prefix + _random(_LETTERS)
+
+
+def short_id() -> str:
+    """Eight random letters and digits for the end of a model name, which people read."""
+    return _random(_SHORT)
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

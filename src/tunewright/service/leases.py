@@ -1,0 +1,60 @@
+"""What a worker is told about a job that it claimed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunewright.service.context import Service
+from tunewright.service.db.artifacts import find_model, newest_state
+from tunewright.service.db.database import Connection
+from tunewright.service.db.files import find_stored_file
+from tunewright.service.jobs import Status
+from tunewright.service.records import ArtifactRecord, JobRecord
+from tunewright.service.run_settings import data_settings, run_settings
+from tunewright.service.schemas.hyperparameters import Hyperparameters
+from tunewright.service.schemas.lease import InputFile, Lease, StoredFileModel
+
+_KINDS = {".csv": ".csv", ".parquet": ".parquet"}
+
+
+def build_lease(service: Service, connection: Connection, job: JobRecord) -> Lease:
+    """The lease of a job that was just claimed, or is held."""
+    state = newest_state(connection, job.id)
+    start = job.request["start_from"]
+    adapter = find_model(connection, job.project, start) if start else None
+    return Lease(
+        job=job.id,
+        attempt=job.attempt,
+        phase="validate" if job.status is Status.VALIDATING else "train",
+        lease_seconds=service.settings.lease_seconds,
+        settings=_settings(service, job),
+        training=_input(connection, job.training_file),
+        validation=_input(connection, job.validation_file) if job.validation_file else None,
+        state=_stored(state),
+        state_step=state.step if state else 0,
+        start_from=_stored(adapter),
+    )
+
+
+def _settings(service: Service, job: JobRecord) -> dict[str, Any]:
+    model = service.settings.models[job.request["base"]]
+    format_ = job.request["format"]
+    if job.status is Status.VALIDATING:
+        asked = Hyperparameters.model_validate(dict(job.hyperparameters))
+        return {"model": {"name": model}, "data": data_settings(asked, format_)}
+    rows = int((job.checked or {})["train_rows"])
+    return run_settings(job.hyperparameters, model=model, seed=job.seed, rows=rows, format=format_)
+
+
+def _input(connection: Connection, file_id: str) -> InputFile:
+    file = find_stored_file(connection, file_id)
+    ending = f".{file.filename.rpartition('.')[2].lower()}"
+    # Rows as JSON are told from an array of rows by their content, so any other name will do.
+    kind = _KINDS.get(ending, ".jsonl")
+    return InputFile.model_validate({"id": file.id, "kind": kind, "sha256": file.sha256, "bytes": file.bytes})
+
+
+def _stored(artifact: ArtifactRecord | None) -> list[StoredFileModel] | None:
+    if artifact is None:
+        return None
+    return [StoredFileModel(path=file.path, sha256=file.sha256, bytes=file.bytes) for file in artifact.files]

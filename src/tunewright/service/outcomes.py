@@ -1,0 +1,133 @@
+"""What becomes of a job when an attempt at it ends: by a worker's word, or because its lease ran out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tunewright.service.db.database import Connection, clock
+from tunewright.service.db.events import NewEvent, add_events, count_trained_tokens
+from tunewright.service.db.queue import end_attempt, lock_expired
+from tunewright.service.jobs import Action, Status, next_status
+from tunewright.service.records import JobRecord
+from tunewright.service.retry import judge
+from tunewright.service.run_settings import resolve_hyperparameters
+from tunewright.service.schemas.lease import Finish
+from tunewright.service.settings import Limits
+
+BAD_FILE = "invalid_training_file"
+
+
+def finish_attempt(
+    connection: Connection, job: JobRecord, told: Finish, limits: Limits, result_files: tuple[str, ...]
+) -> None:
+    """Close an attempt as its worker reports. The caller holds the job; result_files are stored already."""
+    if job.status is Status.CANCELLED:
+        end_attempt(connection, job, told.outcome, told.exit_code)
+    elif told.outcome == "validated":
+        _validated(connection, job, told, limits)
+    elif told.outcome == "succeeded":
+        _succeeded(connection, job, told, result_files)
+    elif told.outcome == "stopped":
+        _stopped(connection, job, told)
+    else:
+        _failed(connection, job, told)
+
+
+def release_expired(connection: Connection) -> int:
+    """Take jobs back from workers that let their lease run out; returns how many."""
+    expired = lock_expired(connection)
+    for job in expired:
+        if job.status is Status.CANCELLED:
+            end_attempt(connection, job, "lost", None)
+        else:
+            _failed(connection, job, _LOST)
+    return len(expired)
+
+
+_LOST = Finish(outcome="failed", message="The worker was lost", code="worker_lost")
+
+
+def _validated(connection: Connection, job: JobRecord, told: Finish, limits: Limits) -> None:
+    rows = int((told.checked or {}).get("train_rows", 0))
+    if rows < limits.examples:
+        message = (
+            f"The training file has {rows} example{'s' if rows != 1 else ''} that can be trained on, "
+            f"but at least {limits.examples} are needed"
+        )
+        few = told.model_copy(update={"code": BAD_FILE, "message": message, "param": "training_file"})
+        _give_up(connection, job, few)
+        return
+    _end(
+        connection,
+        job,
+        told,
+        Action.VALIDATED,
+        checked=told.checked,
+        failures=0,
+        hyperparameters=resolve_hyperparameters(job.hyperparameters, rows),
+    )
+    cut = int((told.checked or {}).get("rows_cut", 0))
+    events = [NewEvent("Files validated, moving job to queued state", fact="validated")]
+    if cut:
+        text = f"{cut} of {rows} training examples are longer than the model's limit and are cut at the end"
+        events.insert(0, NewEvent(text, level="warn", fact="cut"))
+    add_events(connection, job.id, events)
+
+
+def _succeeded(connection: Connection, job: JobRecord, told: Finish, files: tuple[str, ...]) -> None:
+    name = job.request["model_name"]
+    _end(
+        connection,
+        job,
+        told,
+        Action.SUCCEEDED,
+        finished_at=clock(connection),
+        fine_tuned_model=name,
+        trained_tokens=count_trained_tokens(connection, job.id),
+        result_files=list(files),
+        step=told.step,
+    )
+    done = "The job has successfully completed"
+    add_events(
+        connection, job.id, [NewEvent(f"New fine-tuned model created: {name}"), NewEvent(done, fact="done")]
+    )
+
+
+def _stopped(connection: Connection, job: JobRecord, told: Finish) -> None:
+    _end(connection, job, told, Action.STOPPED, failures=0, wanted="run")
+    paused = job.status is Status.PAUSING
+    text = "Fine-tuning job paused" if paused else "The worker stopped; the job waits for another one"
+    add_events(connection, job.id, [NewEvent(text)])
+
+
+def _failed(connection: Connection, job: JobRecord, told: Finish) -> None:
+    verdict = judge(told.exit_code, told.code, job.failures)
+    if not verdict.again:
+        _give_up(connection, job, told)
+        return
+    later = clock(connection) + verdict.delay_seconds
+    paused = job.status is Status.PAUSING
+    _end(connection, job, told, Action.STOPPED, failures=job.failures + 1, not_before=later, wanted="run")
+    then = "it is paused" if paused else "trying again from the last checkpoint"
+    message = f"{told.message or 'The attempt failed'}: {then}"
+    add_events(connection, job.id, [NewEvent(message, level="warn")])
+
+
+def _give_up(connection: Connection, job: JobRecord, told: Finish) -> None:
+    error: Mapping[str, Any] = {
+        "code": told.code or "internal_error",
+        "message": told.message or "The job failed",
+        "param": told.param,
+    }
+    now = clock(connection)
+    _end(connection, job, told, Action.FAILED, finished_at=now, error=error)
+    text = f"Fine-tuning job failed: {error['message']}"
+    add_events(connection, job.id, [NewEvent(text, level="error", fact="failed")])
+
+
+def _end(connection: Connection, job: JobRecord, told: Finish, action: Action, **values: Any) -> None:
+    status = next_status(job.status, action)
+    if status is None:
+        raise AssertionError(f"{action} of a job that is {job.status}")
+    end_attempt(connection, job, told.outcome, told.exit_code, status=status.value, **values)

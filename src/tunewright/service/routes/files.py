@@ -1,0 +1,135 @@
+"""/v1/files: upload, list, read and delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from tunewright.service.context import Service, ServiceArg, UserArg
+from tunewright.service.db.blobs import add_blob
+from tunewright.service.db.database import Connection, clock
+from tunewright.service.db.files import add_file, delete_file, find_file, list_files
+from tunewright.service.db.jobs import is_file_in_use
+from tunewright.service.db.pages import Page
+from tunewright.service.faults import ApiError, bad_value, no_such_file
+from tunewright.service.ids import FILE, new_id
+from tunewright.service.records import FileRecord, KeyRecord
+from tunewright.service.repeats import Repeat, RepeatArg
+from tunewright.service.schemas import lists
+from tunewright.service.schemas.files import UPLOAD_PURPOSES, FileObject, file_object
+from tunewright.service.schemas.lists import Deleted, page_of
+from tunewright.service.upload import Received, receive_upload
+
+router = APIRouter(prefix="/v1/files", tags=["Files"])
+
+SHORTEST_LIFE, LONGEST_LIFE = 3600, 2_592_000
+
+
+@router.post("")
+async def create(request: Request, service: ServiceArg, key: UserArg, repeat: RepeatArg) -> FileObject:
+    """Store an upload. The same upload sent again after a lost answer gives the first one's file."""
+    received = await receive_upload(request, service.blobs, service.settings.limits.file_bytes)
+    return file_object(await to_thread.run_sync(_record, service, key, received, repeat))
+
+
+@router.get("")
+def list_(
+    service: ServiceArg,
+    key: UserArg,
+    purpose: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = None,
+) -> lists.Page[FileObject]:
+    """The project's files."""
+    with service.database.read() as connection:
+        found = list_files(connection, key.project, purpose, Page(limit, after, order))
+    if found is None:
+        raise bad_value(f"'after' names no file of this list: {after}", "after")
+    return page_of([file_object(file) for file in found[0]], found[1])
+
+
+@router.get("/{file_id}")
+def retrieve(file_id: str, service: ServiceArg, key: UserArg) -> FileObject:
+    """One file."""
+    with service.database.read() as connection:
+        return file_object(_found(connection, key, file_id))
+
+
+@router.get("/{file_id}/content")
+def content(file_id: str, service: ServiceArg, key: UserArg) -> StreamingResponse:
+    """The bytes of a file, as they were uploaded."""
+    with service.database.read() as connection:
+        file = _found(connection, key, file_id)
+    headers = {"content-length": str(file.bytes), "content-disposition": "attachment"}
+    chunks = service.blobs.read(file.sha256)
+    return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
+
+
+@router.delete("/{file_id}")
+def delete(file_id: str, service: ServiceArg, key: UserArg) -> Deleted:
+    """Delete a file that no live job reads."""
+    with service.database.write() as connection:
+        file = _found(connection, key, file_id)
+        if is_file_in_use(connection, file.id):
+            raise ApiError(
+                400,
+                f"{file.id} is used by a job that is not over; cancel the job first",
+                param="file_id",
+                code="file_in_use",
+            )
+        delete_file(connection, file.id)
+    return Deleted(id=file.id, object="file")
+
+
+def _found(connection: Connection, key: KeyRecord, file_id: str) -> FileRecord:
+    file = find_file(connection, key.project, file_id)
+    if file is None:
+        raise no_such_file(file_id)
+    return file
+
+
+def _record(service: Service, key: KeyRecord, received: Received, repeat: Repeat) -> FileRecord:
+    fields = received.fields
+    purpose = fields.get("purpose", "")
+    if purpose not in UPLOAD_PURPOSES:
+        raise bad_value(f"'purpose' must be one of {', '.join(UPLOAD_PURPOSES)}", "purpose")
+    life = _seconds(fields)
+    name = repeat.name(key, purpose, received.filename, received.sha256, str(life))
+    with service.database.write() as connection:
+        made = repeat.find(connection, name)
+        known = find_file(connection, key.project, made) if made else None
+        if known is not None:
+            return known
+        now = clock(connection)
+        file = FileRecord(
+            id=new_id(FILE),
+            project=key.project,
+            filename=received.filename,
+            purpose=purpose,
+            bytes=received.size,
+            sha256=received.sha256,
+            created_at=now,
+            expires_at=None if life is None else now + life,
+        )
+        add_blob(connection, received.sha256, received.size)
+        add_file(connection, file)
+        repeat.remember(connection, name, file.id)
+    return file
+
+
+def _seconds(fields: dict[str, str]) -> int | None:
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise bad_value("'expires_after[anchor]' must be 'created_at'", "expires_after.anchor")
+    if not seconds or not seconds.isdecimal() or not SHORTEST_LIFE <= int(seconds) <= LONGEST_LIFE:
+        raise bad_value(
+            f"'expires_after[seconds]' must be a whole number from {SHORTEST_LIFE} to {LONGEST_LIFE}",
+            "expires_after.seconds",
+        )
+    return int(seconds)

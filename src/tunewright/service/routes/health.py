@@ -1,0 +1,43 @@
+"""GET /health: whether the server works, for people and load balancers. Needs no key, tells no secrets."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from tunewright import __version__
+from tunewright.service.context import ServiceArg
+from tunewright.service.db.jobs import count_by_status
+from tunewright.service.jobs import CLAIMABLE, HELD
+
+router = APIRouter(tags=["Health"])
+
+
+class Health(BaseModel):
+    """available_memory_gb: memory of this machine that is free, in GiB. Jobs are those of all projects."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    available_memory_gb: float
+    active_jobs: int
+    queue_length: int
+
+
+@router.get("/health")
+def health(service: ServiceArg) -> Health:
+    """Answers once the database does."""
+    with service.database.read() as connection:
+        counts = count_by_status(connection)
+    return Health(
+        version=__version__,
+        available_memory_gb=round(_free_memory() / 2**30, 2),
+        active_jobs=sum(counts.get(status, 0) for status in HELD),
+        queue_length=sum(counts.get(status, 0) for status in CLAIMABLE),
+    )
+
+
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,130 @@
+"""/v1/fine_tuning/jobs, and the same below /v1/fine-tuning/jobs."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from tunewright.service.actions import act
+from tunewright.service.context import ServiceArg, UserArg
+from tunewright.service.creation import create_job
+from tunewright.service.db.artifacts import list_checkpoints
+from tunewright.service.db.database import Connection
+from tunewright.service.db.events import list_events
+from tunewright.service.db.jobs import find_job, list_jobs
+from tunewright.service.db.pages import Page
+from tunewright.service.faults import bad_value, no_such_job
+from tunewright.service.jobs import Action
+from tunewright.service.records import JobRecord, KeyRecord
+from tunewright.service.repeats import RepeatArg
+from tunewright.service.schemas import lists
+from tunewright.service.schemas.jobs import (
+    Checkpoint,
+    CreateJob,
+    Event,
+    Job,
+    checkpoint_object,
+    event_object,
+    job_object,
+)
+from tunewright.service.schemas.lists import page_of
+
+router = APIRouter(tags=["Fine-tuning"])
+PREFIXES = ("/v1/fine_tuning/jobs", "/v1/fine-tuning/jobs")
+
+LimitArg = Annotated[int, Query(ge=1, le=100)]
+_FILTER = re.compile(r"metadata\[(.{0,64})\]")
+
+
+@router.post("")
+def create(body: CreateJob, service: ServiceArg, key: UserArg, repeat: RepeatArg) -> Job:
+    """Queue a job. The same call sent again after a lost answer gives the first one's job."""
+    return job_object(create_job(service, key, body, repeat))
+
+
+@router.get("")
+def list_(
+    request: Request, service: ServiceArg, key: UserArg, limit: LimitArg = 20, after: str | None = None
+) -> lists.Page[Job]:
+    """The project's jobs, newest first. `metadata[k]=v` filters, `metadata=null` takes those without."""
+    wanted = _metadata_filter(request)
+    with service.database.read() as connection:
+        found = list_jobs(connection, key.project, wanted, Page(limit, after))
+    if found is None:
+        raise bad_value(f"'after' names no job of this list: {after}", "after")
+    return page_of([job_object(job) for job in found[0]], found[1])
+
+
+@router.get("/{job_id}")
+def retrieve(job_id: str, service: ServiceArg, key: UserArg) -> Job:
+    """One job."""
+    with service.database.read() as connection:
+        return job_object(_found(connection, key, job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: str, service: ServiceArg, key: UserArg) -> Job:
+    """End a job now. Its worker stops training within seconds."""
+    return _act(service, key, job_id, Action.CANCEL)
+
+
+@router.post("/{job_id}/pause")
+def pause(job_id: str, service: ServiceArg, key: UserArg) -> Job:
+    """Stop a job after its next step, with everything saved."""
+    return _act(service, key, job_id, Action.PAUSE)
+
+
+@router.post("/{job_id}/resume")
+def resume(job_id: str, service: ServiceArg, key: UserArg) -> Job:
+    """Queue a paused job again; it goes on where it stopped."""
+    return _act(service, key, job_id, Action.RESUME)
+
+
+@router.get("/{job_id}/events")
+def events(
+    job_id: str, service: ServiceArg, key: UserArg, limit: LimitArg = 20, after: str | None = None
+) -> lists.Page[Event]:
+    """What happened to a job, newest first."""
+    with service.database.read() as connection:
+        found = list_events(connection, _found(connection, key, job_id).id, limit, after)
+    if found is None:
+        raise bad_value(f"'after' names no event of this job: {after}", "after")
+    return page_of([event_object(event) for event in found[0]], found[1])
+
+
+@router.get("/{job_id}/checkpoints")
+def checkpoints(
+    job_id: str, service: ServiceArg, key: UserArg, limit: LimitArg = 10, after: str | None = None
+) -> lists.Page[Checkpoint]:
+    """Models saved on the way, newest first."""
+    with service.database.read() as connection:
+        found = list_checkpoints(connection, _found(connection, key, job_id).id, Page(limit, after))
+    if found is None:
+        raise bad_value(f"'after' names no checkpoint of this job: {after}", "after")
+    return page_of([checkpoint_object(item) for item in found[0]], found[1])
+
+
+def _act(service: ServiceArg, key: KeyRecord, job_id: str, action: Action) -> Job:
+    with service.database.write() as connection:
+        job = find_job(connection, key.project, job_id, for_change=True)
+        if job is None:
+            raise no_such_job(job_id)
+        act(connection, job, action)
+        return job_object(_found(connection, key, job_id))
+
+
+def _found(connection: Connection, key: KeyRecord, job_id: str) -> JobRecord:
+    job = find_job(connection, key.project, job_id)
+    if job is None:
+        raise no_such_job(job_id)
+    return job
+
+
+def _metadata_filter(request: Request) -> dict[str, str] | None:
+    query = request.query_params
+    if query.get("metadata") == "null":
+        return {}
+    found = {match[1]: value for name, value in query.items() if (match := _FILTER.fullmatch(name))}
+    return found or None

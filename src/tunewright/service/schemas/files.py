@@ -1,0 +1,38 @@
+"""Files as the API shows them."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from tunewright.service.records import FileRecord
+from tunewright.service.schemas.lists import ApiObject
+
+UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+UPLOAD_PURPOSES: tuple[str, ...] = get_args(UploadPurpose)
+TRAINING = "fine-tune"
+RESULTS = "fine-tune-results"
+
+
+class FileObject(ApiObject):
+    """An uploaded or result file."""
+
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+    status_details: str | None = None
+
+
+def file_object(file: FileRecord) -> FileObject:
+    """The API object of a file."""
+    return FileObject(
+        id=file.id,
+        bytes=file.bytes,
+        created_at=int(file.created_at),
+        expires_at=None if file.expires_at is None else int(file.expires_at),
+        filename=file.filename,
+        purpose=file.purpose,
+    )

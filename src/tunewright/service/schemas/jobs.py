@@ -1,0 +1,160 @@
+"""Fine-tuning jobs: what a create call may say, and the objects that the API answers with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunewright.service.records import ArtifactRecord, EventRecord, JobRecord
+from tunewright.service.schemas.hyperparameters import Hyperparameters
+from tunewright.service.schemas.lists import ApiObject
+
+Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"]
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Supervised(_Request):
+    """Settings of supervised fine-tuning."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(_Request):
+    """How the model learns. Only `supervised` is there."""
+
+    type: str
+    supervised: Supervised | None = None
+    dpo: Any = None
+    reinforcement: Any = None
+
+
+class CreateJob(_Request):
+    """The body of a create call. `hyperparameters` and `format` beside `method` come by `extra_body`."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    """A model of GET /v1/models."""
+    training_file: Annotated[str, Field(min_length=1, max_length=64)]
+    """Id of a file with purpose fine-tune."""
+    validation_file: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Id of a file that the model is evaluated on."""
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._ -]{1,64}$")] | None = None
+    """Part of the name of the fine-tuned model."""
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
+    """The same seed and settings give the same model. Made up if left out."""
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    """Up to 16 texts to find the job by."""
+    integrations: list[Any] | None = None
+    format: Format | None = None
+    """Row format of the files; found from their first rows if left out."""
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class Job(ApiObject):
+    """A fine-tuning job."""
+
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    seed: int
+    metadata: dict[str, str] | None
+    integrations: list[Any]
+    error: JobError | None
+    user_provided_suffix: str | None
+
+
+class Event(ApiObject):
+    """Something that happened to a job."""
+
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any]
+
+
+class Checkpoint(ApiObject):
+    """A model saved on the way, usable by its name."""
+
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, float]
+
+
+def job_object(job: JobRecord) -> Job:
+    """The API object of a job."""
+    hyperparameters = dict(job.hyperparameters)
+    return Job(
+        id=job.id,
+        created_at=int(job.created_at),
+        finished_at=None if job.finished_at is None else int(job.finished_at),
+        estimated_finish=None,
+        model=job.model,
+        fine_tuned_model=job.fine_tuned_model,
+        organization_id=job.project,
+        status=job.status.value,
+        training_file=job.training_file,
+        validation_file=job.validation_file,
+        result_files=list(job.result_files),
+        trained_tokens=job.trained_tokens,
+        hyperparameters=hyperparameters,
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        seed=job.seed,
+        metadata=None if job.metadata is None else dict(job.metadata),
+        integrations=[],
+        error=None if job.error is None else JobError(**job.error),
+        user_provided_suffix=job.suffix,
+    )
+
+
+def event_object(event: EventRecord) -> Event:
+    """The API object of an event."""
+    return Event(
+        id=event.id,
+        created_at=int(event.created_at),
+        level=event.level,
+        message=event.message,
+        type=event.type,
+        data=dict(event.data or {}),
+    )
+
+
+def checkpoint_object(checkpoint: ArtifactRecord) -> Checkpoint:
+    """The API object of a checkpoint model."""
+    return Checkpoint(
+        id=checkpoint.id,
+        created_at=int(checkpoint.created_at),
+        fine_tuned_model_checkpoint=checkpoint.name or "",
+        fine_tuning_job_id=checkpoint.job_id,
+        step_number=checkpoint.step,
+        metrics=dict(checkpoint.metrics),
+    )

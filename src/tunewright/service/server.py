@@ -1,0 +1,137 @@
+"""Run one server: home folder, database, HTTP, local workers, and a clean end of all of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from tunewright.errors import ServiceError
+from tunewright.service.app import build_app
+from tunewright.service.children import LocalWorkers, WorkerCommand
+from tunewright.service.context import Service
+from tunewright.service.db.database import Database
+from tunewright.service.db.keys import count_keys, revoke_named
+from tunewright.service.db.migrate import upgrade
+from tunewright.service.keys import DEFAULT_PROJECT, create_key
+from tunewright.service.pepper import load_pepper
+from tunewright.service.settings import ServeSettings
+from tunewright.service.signals import stop_event
+from tunewright.service.store import LocalBlobs
+
+LOCAL_WORKER = "local worker"
+Say = Callable[[str], None]
+
+
+def run_server(settings: ServeSettings, say: Say) -> None:
+    """Serve until SIGTERM or SIGINT. say: prints a line for a person.
+
+    Raises ServiceError (`service.home`, `service.home-in-use`, `service.address`) and OSError.
+    """
+    stop = stop_event()
+    with _home(settings.home), _listen(settings) as listener:
+        service = open_service(settings)
+        url = _url(listener)
+        first = first_key(service)
+        if first:
+            say(f"admin key, shown this once: {first}")
+        server = uvicorn.Server(
+            uvicorn.Config(build_app(service), log_level="warning", access_log=False, server_header=False)
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        say(f"serving at {url}/v1 (health: {url}/health)")
+        workers = LocalWorkers(_worker_command(service, url), settings.workers) if settings.workers else None
+        _wait(stop, thread)
+        # Workers first: they give their jobs back through the server.
+        if workers:
+            say("stopping: running jobs are saved")
+            workers.stop()
+        server.should_exit = True
+        thread.join()
+        service.database.close()
+
+
+def open_service(settings: ServeSettings) -> Service:
+    """Everything that requests need, with the newest database schema. Raises OSError."""
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.database_url)
+    upgrade(database)
+    return Service(settings, database, LocalBlobs(settings.home / "blobs"), load_pepper(settings.home))
+
+
+def first_key(service: Service) -> str | None:
+    """An admin key for a server that has no key yet; None for any other."""
+    with service.database.write() as connection:
+        if count_keys(connection):
+            return None
+        key = create_key(connection, service.pepper, name="first", project=DEFAULT_PROJECT, scopes=("admin",))
+    return key.secret
+
+
+def _worker_command(service: Service, url: str) -> WorkerCommand:
+    name = f"{LOCAL_WORKER} of {socket.gethostname()}:{service.settings.home}"[:128]
+    with service.database.write() as connection:
+        revoke_named(connection, name)
+        key = create_key(connection, service.pepper, name=name, project=DEFAULT_PROJECT, scopes=("worker",))
+    return WorkerCommand(url, key.secret, service.settings.home / "work")
+
+
+def _wait(stop: threading.Event, server: threading.Thread) -> None:
+    while server.is_alive() and not stop.wait(0.2):
+        pass
+
+
+@contextmanager
+def _home(home: Path) -> Generator[None]:
+    """Hold the home folder: two servers in one would take each other's workers for their own."""
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(home / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ServiceError(
+            f"cannot write to the home folder: {error.strerror}",
+            where=str(home),
+            hint="choose another folder with --home",
+            code="service.home",
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ServiceError(
+                "another server runs in this home folder",
+                where=str(home),
+                hint="stop it, or choose another folder with --home",
+                code="service.home-in-use",
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _listen(settings: ServeSettings) -> Generator[socket.socket]:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        raise ServiceError(
+            f"cannot listen here: {error.strerror or error}",
+            where=f"{settings.host}:{settings.port}",
+            hint="choose another --port, or stop what uses this one",
+            code="service.address",
+        ) from error
+    with listener:
+        yield listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,146 @@
+"""The worker's side of the lease protocol: HTTP only, so that a worker needs no database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from pydantic import BaseModel
+
+from tunewright.errors import ServiceError
+from tunewright.service.schemas.lease import (
+    ATTEMPT_HEADER,
+    BlobList,
+    Claim,
+    Finish,
+    Lease,
+    NewArtifact,
+    Renewed,
+    Report,
+    StoredFileModel,
+)
+from tunewright.service.store import CHUNK_BYTES
+
+TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+
+
+class LeaseLost(Exception):
+    """The job is not this worker's any more: stop, and write nothing."""
+
+
+class ServerAway(Exception):
+    """The server cannot be reached, or is not well. It may come back."""
+
+
+class ServerClient:
+    """Calls of one worker. Each raises ServerAway, LeaseLost, and ServiceError (`service.key-refused`,
+    `service.refused`)."""
+
+    def __init__(self, server: str, key: str) -> None:
+        self._server = server
+        self._http = httpx2.Client(
+            base_url=server.rstrip("/"), headers={"authorization": f"Bearer {key}"}, timeout=TIMEOUT
+        )
+
+    def claim(self, claim: Claim) -> Lease | None:
+        """A job to work on; None when nothing waits."""
+        response = self._call("POST", "/worker/claim", body=claim)
+        return None if response.status_code == 204 else Lease.model_validate_json(response.content)
+
+    def renew(self, lease: Lease) -> Renewed:
+        """Let the lease run on; says what the job's owner wants."""
+        return Renewed.model_validate_json(self._about(lease, "renew").content)
+
+    def report(self, lease: Lease, report: Report) -> None:
+        """Send events and figures."""
+        self._about(lease, "report", report)
+
+    def add_artifact(self, lease: Lease, artifact: NewArtifact) -> None:
+        """Record a folder whose bytes are stored."""
+        self._about(lease, "artifacts", artifact)
+
+    def finish(self, lease: Lease, finish: Finish) -> None:
+        """Close the attempt."""
+        self._about(lease, "finish", finish)
+
+    def missing_blobs(self, hashes: list[str]) -> set[str]:
+        """Those of these hashes whose bytes the server does not have."""
+        response = self._call("POST", "/worker/blobs/missing", body=BlobList(sha256=hashes))
+        return set(BlobList.model_validate_json(response.content).sha256)
+
+    def send_blob(self, sha256: str, path: Path) -> None:
+        """Send the bytes of a file. Raises OSError."""
+        self._call("PUT", f"/worker/blobs/{sha256}", content=_chunks(path))
+
+    def fetch_blob(self, lease: Lease, file: StoredFileModel, path: Path) -> None:
+        """Write the bytes of a file that the lease names. Raises OSError."""
+        headers = {ATTEMPT_HEADER: str(lease.attempt)}
+        place = f"/worker/jobs/{lease.job}/blobs/{file.sha256}"
+        try:
+            with self._http.stream("GET", place, headers=headers) as response:
+                if response.status_code != 200:
+                    response.read()
+                    self._check(response)
+                with path.open("wb") as out:
+                    for chunk in response.iter_bytes(CHUNK_BYTES):
+                        out.write(chunk)
+        except httpx2.TransportError as error:
+            raise ServerAway(f"{self._server}: {error}") from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def _about(self, lease: Lease, name: str, body: BaseModel | None = None) -> httpx2.Response:
+        return self._call("POST", f"/worker/jobs/{lease.job}/{name}", body=body, attempt=lease.attempt)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | None = None,
+        content: Iterator[bytes] | None = None,
+        attempt: int | None = None,
+    ) -> httpx2.Response:
+        headers = {} if attempt is None else {ATTEMPT_HEADER: str(attempt)}
+        data: Any = content
+        if body is not None:
+            headers["content-type"] = "application/json"
+            data = body.model_dump_json().encode()
+        try:
+            response = self._http.request(method, path, content=data, headers=headers)
+        except httpx2.TransportError as error:
+            raise ServerAway(f"{self._server}: {error}") from error
+        self._check(response)
+        return response
+
+    def _check(self, response: httpx2.Response) -> None:
+        status = response.status_code
+        if status == 409:
+            raise LeaseLost(response.text)
+        if status >= 500 or status == 429:
+            raise ServerAway(f"{self._server}: status {status}")
+        if status in (401, 403):
+            raise ServiceError(
+                "the server does not accept this key",
+                where=self._server,
+                hint="make one with: tunewright key create --scope worker",
+                code="service.key-refused",
+            )
+        if status >= 400:
+            raise ServiceError(
+                "the server refused a call of this worker",
+                where=self._server,
+                got=f"status {status}: {response.text[:300]}",
+                hint="server and worker must be of the same version",
+                code="service.refused",
+            )
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

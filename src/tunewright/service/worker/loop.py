@@ -1,0 +1,98 @@
+"""The worker: claim a job, work on it, again. It speaks HTTP with the server and loads no engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import random
+import shutil
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tunewright.service.ids import WORKER, new_id
+from tunewright.service.schemas.lease import Claim
+from tunewright.service.signals import stop_event
+from tunewright.service.worker.attempt import work_on
+from tunewright.service.worker.client import LeaseLost, ServerAway, ServerClient
+
+POLL_SECONDS = 1.0
+LONGEST_AWAY_SECONDS = 15.0
+FORGOTTEN_SECONDS = 7 * 24 * 3600
+"""Age at which the folder of a job that nobody came back to is removed."""
+
+log = logging.getLogger("tunewright.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """folder: where job folders lie. tied: end when standard input closes, as it does with the server that
+    started this worker."""
+
+    server: str
+    key: str
+    folder: Path
+    name: str
+    tied: bool = False
+
+
+def run_worker(settings: WorkerSettings) -> None:
+    """Work until SIGTERM, SIGINT or, when tied, the end of standard input. A running job is saved and given
+    back first. Raises ServiceError when the server does not want this worker."""
+    stop = stop_event()
+    if settings.tied:
+        threading.Thread(target=_set_at_end_of_input, args=(stop,), daemon=True).start()
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    _forget_old_folders(settings.folder)
+    claim = Claim(worker=new_id(WORKER), name=settings.name, capabilities=capabilities())
+    client = ServerClient(settings.server, settings.key)
+    try:
+        _claim_until_stopped(client, claim, settings.folder, stop)
+    finally:
+        client.close()
+
+
+def _claim_until_stopped(client: ServerClient, claim: Claim, folder: Path, stop: threading.Event) -> None:
+    wait = POLL_SECONDS
+    while not stop.is_set():
+        try:
+            lease = client.claim(claim)
+        except (ServerAway, LeaseLost) as error:
+            log.warning("no answer: %s", error)
+            wait = min(2 * wait, LONGEST_AWAY_SECONDS)
+            stop.wait(wait)
+            continue
+        wait = POLL_SECONDS
+        if lease is not None:
+            work_on(client, lease, folder, stop.is_set)
+        else:
+            # Many workers must not ask in step.
+            stop.wait(POLL_SECONDS * random.uniform(0.7, 1.3))
+
+
+def capabilities() -> dict[str, Any]:
+    """What this machine has, found without loading an engine."""
+    return {
+        "engines": [name for name in ("torch", "mlx") if find_spec(name) is not None],
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "cuda": Path("/dev/nvidia0").exists(),
+        "cpus": os.cpu_count() or 1,
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    }
+
+
+def _set_at_end_of_input(stop: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    stop.set()
+
+
+def _forget_old_folders(root: Path) -> None:
+    for folder in root.glob("ftjob-*/"):
+        if time.time() - folder.stat().st_mtime > FORGOTTEN_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""From the events of a run folder to what the API tells: OpenAI's words, and figures by step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tunewright.service.schemas.lease import EventModel, Report
+from tunewright.service.wording import metrics_data, metrics_message
+from tunewright.trackers.protocol import EVALUATION_METRICS, STEP_METRICS
+
+FIGURES = (*STEP_METRICS, *EVALUATION_METRICS)
+
+
+@dataclass(slots=True)
+class Translator:
+    """Remembers what a report needs from earlier events. evaluate_every: steps between evaluations; 0 when
+    nothing is held out. A step that is evaluated is told once its evaluation is there."""
+
+    evaluate_every: int
+    hidden: str = ""
+    total_steps: int = 0
+    step: int = 0
+    _figures: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
+    _held: Mapping[str, Any] | None = None
+
+    def report(self, events: Sequence[Mapping[str, Any]]) -> Report:
+        """What these events, in the order of the log, add to the job."""
+        told: list[EventModel] = []
+        changed: dict[int, dict[str, Any]] = {}
+        for event in events:
+            kind, step = event["type"], int(event["step"])
+            if kind == "run_started":
+                self.total_steps = int(event["total_steps"])
+            # Saves are told late, so only another step or the end says that no evaluation follows.
+            if self._held is not None and (
+                kind == "run_finished" or (kind == "step" and step != self._held["step"])
+            ):
+                told.append(self._metrics_event(self._held))
+                self._held = None
+            if kind in ("step", "evaluation"):
+                found = {name: event[name] for name in FIGURES if name in event}
+                # A step that is trained again starts anew; its evaluation adds to it.
+                known = {} if kind == "step" else self._figures.get(step, {})
+                self._figures = {step: {**known, **found}}
+                changed[step] = {**changed.get(step, {}), **found}
+                self.step = max(self.step, step)
+            if kind == "step":
+                if self._is_evaluated(step):
+                    self._held = event
+                else:
+                    told.append(self._metrics_event(event))
+            elif kind == "evaluation" and self._held is not None:
+                told.append(self._metrics_event(self._held))
+                self._held = None
+            elif kind in _MESSAGES:
+                told.append(self._message(event))
+        return Report(events=told, metrics=changed, step=self.step, total_steps=self.total_steps or None)
+
+    def _is_evaluated(self, step: int) -> bool:
+        every = self.evaluate_every
+        return every > 0 and (step % every == 0 or step == self.total_steps)
+
+    def _metrics_event(self, event: Mapping[str, Any]) -> EventModel:
+        step = int(event["step"])
+        figures = self._figures.get(step, {})
+        return EventModel(
+            message=metrics_message(step, self.total_steps, figures),
+            type="metrics",
+            data=metrics_data(step, self.total_steps, figures),
+            fact=f"step:{step}",
+            created_at=_seconds(event["time"]),
+        )
+
+    def _message(self, event: Mapping[str, Any]) -> EventModel:
+        level, text = _MESSAGES[event["type"]]
+        message = text.format_map({"message": "", "reason": "", **event}).replace(self.hidden, "")
+        digest = hashlib.sha256(f"{event['time']} {message}".encode()).hexdigest()[:16]
+        return EventModel.model_validate(
+            {
+                "message": message,
+                "level": level,
+                "fact": f"{event['type']}:{event['step']}:{digest}",
+                "created_at": _seconds(event["time"]),
+            }
+        )
+
+
+_MESSAGES = {
+    "warning": ("warn", "{message}"),
+    "rolled_back": ("warn", "Went back to step {step}: {reason}"),
+    "amended": ("warn", "Settings of the run were amended: {reason}"),
+    "resumed": ("info", "Resumed from step {from_step}"),
+}
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
