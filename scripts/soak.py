@@ -23,7 +23,8 @@ SAMPLE_SECONDS = 5.0
 AIMED_STEP_SECONDS = 0.7
 TRIAL_BATCH = 16
 SAVE_EVERY = 10
-EVALUATE_EVERY = 200
+# Within the first minute, so that the memory of an evaluation is there before memory is watched.
+EVALUATE_EVERY = 80
 ROWS = 4000
 WARM_UP_SECONDS = 60.0
 
@@ -136,6 +137,8 @@ def look(pid: int, attempt: int, run: Path) -> Sample:
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
     )
+    if "VmRSS" not in status:
+        raise ProcessLookupError(pid)  # it has ended and was not waited for yet
     log = run / "events.jsonl"
     log_bytes = log.stat().st_size if log.exists() else 0
     disk_bytes = sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) - log_bytes
