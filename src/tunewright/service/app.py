@@ -14,7 +14,7 @@ from tunewright import __version__
 from tunewright.service.context import Service
 from tunewright.service.db.blobs import take_unused
 from tunewright.service.db.database import DatabaseFault
-from tunewright.service.envelope import RequestIds, install
+from tunewright.service.envelope import Refusals, RequestIds, install
 from tunewright.service.outcomes import release_expired
 from tunewright.service.routes import files, health, jobs, models, worker
 
@@ -23,7 +23,13 @@ log = logging.getLogger("tunewright.service")
 
 def build_app(service: Service) -> ASGIApp:
     """The API of one server."""
-    app = FastAPI(title="Tunewright", version=__version__, lifespan=_lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Tunewright",
+        version=__version__,
+        lifespan=_lifespan,
+        redoc_url=None,
+        max_body_size=service.settings.limits.json_bytes,
+    )
     app.state.service = service
     install(app)
     app.include_router(health.router)
@@ -32,7 +38,7 @@ def build_app(service: Service) -> ASGIApp:
         app.include_router(jobs.router, prefix=prefix, include_in_schema=prefix == jobs.PREFIXES[0])
     app.include_router(models.router)
     app.include_router(worker.router, include_in_schema=False)
-    return RequestIds(app)
+    return RequestIds(Refusals(app))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +18,9 @@ from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError
 from tunewright.service.ids import REQUEST, new_id
 
 log = logging.getLogger("tunewright.service")
+
+UNLIMITED = 2**63
+"""A body limit for routes that count by themselves."""
 
 
 def install(app: FastAPI) -> None:
@@ -57,6 +60,37 @@ class RequestIds:
             await send(message)
 
         await self.app(scope, receive, send_with_id)
+
+
+class Refusals:
+    """ASGI wrapper for what is refused outside of the routes: a path or query with the character NUL, which
+    PostgreSQL cannot compare, and a body above its limit, which Starlette would refuse in plain text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
+            refusal = envelope(ApiError(400, "The address has a NUL character in it", code="invalid_value"))
+            await refusal(scope, receive, send)
+            return
+        replaced = False
+
+        async def send_envelope(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                replaced = Headers(scope=message).get("content-type", "").startswith("text/plain")
+                if replaced:
+                    await envelope(_too_large())(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        await self.app(scope, receive, send_envelope)
+
+
+def _too_large() -> ApiError:
+    return ApiError(413, "The body of the request is too large", code="request_too_large")
 
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select, update
 
 from tunewright.service.db.pages import Page, read_page
 from tunewright.service.db.rows import to_job
@@ -38,10 +38,17 @@ def list_jobs(
     where = [jobs.c.project == project]
     if wanted is not None and not wanted:
         where.append(jobs.c.metadata.is_(None))
-    for key, value in (wanted or {}).items():
-        where.append(jobs.c.metadata[key].as_string() == value)
+    where += [_has(connection, key, value) for key, value in (wanted or {}).items()]
     found = read_page(connection, jobs, where, page)
     return None if found is None else ([to_job(row) for row in found[0]], found[1])
+
+
+def _has(connection: Connection, key: str, value: str) -> ColumnElement[bool]:
+    if connection.dialect.name == "sqlite":
+        # A JSON path of SQLite cannot say a key with a quotation mark in it.
+        pair = func.json_each(jobs.c.metadata).table_valued("key", "value", name="pair")
+        return exists().where(pair.c.key == key, pair.c.value == value)
+    return jobs.c.metadata[key].as_string() == value
 
 
 def change_job(connection: Connection, job_id: str, **values: object) -> None:

@@ -14,6 +14,7 @@ from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.files import add_file, delete_file, find_file, list_files
 from tunewright.service.db.jobs import is_file_in_use
 from tunewright.service.db.pages import Page
+from tunewright.service.envelope import UNLIMITED
 from tunewright.service.faults import ApiError, bad_value, no_such_file
 from tunewright.service.ids import FILE, new_id
 from tunewright.service.records import FileRecord, KeyRecord
@@ -28,7 +29,8 @@ router = APIRouter(prefix="/v1/files", tags=["Files"])
 SHORTEST_LIFE, LONGEST_LIFE = 3600, 2_592_000
 
 
-@router.post("")
+# receive_upload counts the bytes of the file by itself.
+@router.post("", max_body_size=UNLIMITED)
 async def create(request: Request, service: ServiceArg, key: UserArg, repeat: RepeatArg) -> FileObject:
     """Store an upload. The same upload sent again after a lost answer gives the first one's file."""
     received = await receive_upload(request, service.blobs, service.settings.limits.file_bytes)

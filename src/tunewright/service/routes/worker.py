@@ -21,6 +21,7 @@ from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events, record_metrics
 from tunewright.service.db.jobs import change_job
 from tunewright.service.db.queue import claim_job, hold_job, note_worker, renew_lease
+from tunewright.service.envelope import UNLIMITED
 from tunewright.service.faults import ApiError, lease_lost
 from tunewright.service.jobs import Action, Status, next_status
 from tunewright.service.leases import build_lease
@@ -37,7 +38,10 @@ from tunewright.service.schemas.lease import (
     Report,
 )
 
-router = APIRouter(prefix="/worker", tags=["Workers"], dependencies=[Depends(worker_key)])
+# Workers are trusted, and send checkpoints and reports of any size.
+router = APIRouter(
+    prefix="/worker", tags=["Workers"], dependencies=[Depends(worker_key)], max_body_size=UNLIMITED
+)
 
 AttemptArg = Annotated[int, Header(alias="x-attempt", ge=1)]
 

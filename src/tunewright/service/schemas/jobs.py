@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tunewright.service.records import ArtifactRecord, EventRecord, JobRecord
 from tunewright.service.schemas.hyperparameters import Hyperparameters
@@ -54,6 +55,14 @@ class CreateJob(_Request):
     integrations: list[Any] | None = None
     format: Format | None = None
     """Row format of the files; found from their first rows if left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        # PostgreSQL stores no NUL. JSON writes it in one way only.
+        if "\\u0000" in json.dumps(value, default=str).replace("\\\\", ""):
+            raise ValueError("a text has a NUL character in it")
+        return value
 
 
 class JobError(BaseModel):
