@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunewright.service.db.database import Connection, clock
-from tunewright.service.db.keys import add_key
+from tunewright.service.db.keys import add_key, replace_secret
 from tunewright.service.ids import KEY, new_id
 from tunewright.service.records import KeyRecord
 
-Scope = Literal["jobs", "worker", "admin"]
+Scope = Literal["jobs", "worker", "metrics", "admin"]
 SCOPES: dict[str, str] = {
     "jobs": "files, jobs and models of the key's project",
     "worker": "claim jobs of every project and report on them",
-    "admin": "everything, and the keys themselves",
+    "metrics": "read /metrics, nothing else",
+    "admin": "everything",
 }
 PREFIX = "ftk_"
 SECRET_BYTES = 32
@@ -41,6 +42,7 @@ def create_key(
     project: str,
     scopes: tuple[str, ...],
     seconds: float | None = None,
+    requests_per_minute: int | None = None,
 ) -> NewKey:
     """Make and store a key. seconds: how long it is good for; None means until it is revoked."""
     secret = make_secret()
@@ -54,9 +56,23 @@ def create_key(
         created_at=now,
         expires_at=None if seconds is None else now + seconds,
         revoked_at=None,
+        requests_per_minute=requests_per_minute,
     )
     add_key(connection, record, hash_secret(pepper, secret))
     return NewKey(record, secret)
+
+
+def rotate_key(connection: Connection, pepper: bytes, key_id: str, grace_seconds: float) -> str | None:
+    """A new secret for a live key, whose present one stays good for a while; None when there is no such key.
+
+    Everything else of the key stays as it is, its id and expiry too.
+    """
+    secret = make_secret()
+    stored = hash_secret(pepper, secret)
+    found = replace_secret(
+        connection, key_id, secret_hash=stored, hint=secret[:8], grace_seconds=grace_seconds
+    )
+    return secret if found else None
 
 
 def make_secret() -> str:

@@ -15,7 +15,9 @@ ArtifactKind = Literal["state", "checkpoint", "model"]
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """An API key without its secret. hint: its first letters. scopes: what it may do, of auth.SCOPES."""
+    """An API key without its secret. hint: its first letters. scopes: what it may do, of keys.SCOPES.
+    previous_until: the secret before the last rotation is good until then. requests_per_minute: its own
+    limit in place of the server's. last_used_at: to about a quarter of a minute."""
 
     id: str
     project: str
@@ -25,6 +27,9 @@ class KeyRecord:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+    previous_until: float | None = None
+    requests_per_minute: int | None = None
+    last_used_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

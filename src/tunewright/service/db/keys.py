@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, insert, select, update
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
 
 from tunewright.service.db.database import clock
 from tunewright.service.db.rows import to_key
@@ -22,17 +24,53 @@ def add_key(connection: Connection, key: KeyRecord, secret_hash: str) -> None:
             scopes=list(key.scopes),
             created_at=key.created_at,
             expires_at=key.expires_at,
+            requests_per_minute=key.requests_per_minute,
         )
     )
 
 
 def find_key(connection: Connection, secret_hash: str) -> KeyRecord | None:
-    """The key with this hash, if it is neither revoked nor expired."""
-    row = connection.execute(select(keys).where(keys.c.secret_hash == secret_hash)).mappings().first()
-    if row is None or row["revoked_at"] is not None:
-        return None
-    expired = row["expires_at"] is not None and row["expires_at"] <= clock(connection)
-    return None if expired else to_key(row)
+    """The key with this hash, now or before its last rotation, if it is good for anything at this moment."""
+    now = clock(connection)
+    before = and_(keys.c.previous_hash == secret_hash, keys.c.previous_until > now)
+    query = select(keys).where(
+        or_(keys.c.secret_hash == secret_hash, before),
+        keys.c.revoked_at.is_(None),
+        or_(keys.c.expires_at.is_(None), keys.c.expires_at > now),
+    )
+    row = connection.execute(query).mappings().first()
+    return to_key(row) if row else None
+
+
+def replace_secret(
+    connection: Connection, key_id: str, *, secret_hash: str, hint: str, grace_seconds: float
+) -> bool:
+    """Give a live key another secret; the one it had stays good for a while. False when there is no such
+    key. A secret from before that one ends now."""
+    now = clock(connection)
+    changed = connection.execute(
+        update(keys)
+        .where(
+            keys.c.id == key_id,
+            keys.c.revoked_at.is_(None),
+            or_(keys.c.expires_at.is_(None), keys.c.expires_at > now),
+        )
+        .values(
+            previous_hash=keys.c.secret_hash,
+            previous_until=now + grace_seconds,
+            secret_hash=secret_hash,
+            hint=hint,
+        )
+    )
+    return changed.rowcount == 1
+
+
+def note_uses(connection: Connection, uses: Mapping[str, float]) -> None:
+    """Record when keys were last used, by their ids. A time never goes back."""
+    for key_id, moment in uses.items():
+        known = keys.c.last_used_at
+        later = case((or_(known.is_(None), known < moment), moment), else_=known)
+        connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=later))
 
 
 def list_keys(connection: Connection) -> list[KeyRecord]:

@@ -45,6 +45,11 @@ keys = Table(
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
+    # A rotated key answers to its previous secret too, until this time.
+    Column("previous_hash", String(64), index=True),
+    Column("previous_until", Double),
+    Column("requests_per_minute", Integer),
+    Column("last_used_at", Double),
 )
 
 blobs = Table(
