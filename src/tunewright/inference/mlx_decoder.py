@@ -1,47 +1,25 @@
-"""Decoding on the MLX engine, with the batched cache of mlx-lm. generator.py finds it by its table.
+"""Decoding on the MLX engine, with the batched cache of mlx-lm. mlx_base.py loads the model.
 
-B rows, T tokens fed, S tokens in the cache with them, K tokens in play, V vocabulary.
+B rows, T tokens fed, S tokens in the cache with them, K tokens in play, V vocabulary, N changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
 from tunewright.engines.mlx.attention import embed, head_logits
 from tunewright.engines.mlx.classes import import_models_module
-from tunewright.engines.mlx.device import on_device, prepare_device
-from tunewright.engines.mlx.export import load_adapter
-from tunewright.engines.mlx.load import BaseModel, hidden_layers, load_model
-from tunewright.engines.mlx.lora import add_adapter
-from tunewright.engines.mlx.precision import DTYPES, check_precision
-from tunewright.inference.decoder import Decoder
-from tunewright.models.adapter_files import read_adapter
+from tunewright.engines.mlx.device import on_device
+from tunewright.engines.mlx.load import BaseModel, hidden_layers
+from tunewright.inference.decoder import PromptScores
 
 # A long prompt goes in by pieces: the mask of a piece is [B, T, S].
 _PIECE_TOKENS = 512
-
-
-def load_decoders(folder: Path, adapter: Path | None, *, device: str, dtype: str) -> Callable[[], Decoder]:
-    """Load model and adapter; what is returned makes a decoder for each batch."""
-    check_precision(dtype, dtype)
-    prepare_device(device)
-    with on_device(device):
-        base = load_model(folder, dtype=DTYPES[dtype])
-        if adapter is not None:
-            config = read_adapter(adapter).config
-            add_adapter(base, config, seed=0)
-            load_adapter(base, adapter, config)
-            _store_as(base, DTYPES[dtype])
-        mx.eval(base.module.parameters())
-    return partial(MlxDecoder, base, device)
 
 
 class MlxLogits:
@@ -57,6 +35,23 @@ class MlxLogits:
         tokens_BK = mx.argsort(-self._logits_BV, axis=-1)[:, : count or None]
         values_BK = mx.take_along_axis(self._logits_BV, tokens_BK, axis=-1).astype(mx.float32)
         return np.array(values_BK), np.array(tokens_BK).astype(np.int64)
+
+    def masses(self, temperatures_B: NDArray[np.float32]) -> NDArray[np.float32]:
+        scaled_BV = self._logits_BV.astype(mx.float32) / mx.array(temperatures_B)[:, None]
+        return np.array(mx.logsumexp(scaled_BV, axis=-1))
+
+    def of(self, tokens_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        places_B1 = mx.array(tokens_B)[:, None]
+        return np.array(mx.take_along_axis(self._logits_BV, places_B1, axis=-1)[:, 0].astype(mx.float32))
+
+    def rows(self, places: Sequence[int]) -> MlxLogits:
+        return MlxLogits(self._logits_BV[mx.array(list(places))])
+
+    def changed(
+        self, rows_N: NDArray[np.int64], tokens_N: NDArray[np.int64], amounts_N: NDArray[np.float32]
+    ) -> MlxLogits:
+        logits_BV = self._logits_BV.astype(mx.float32)
+        return MlxLogits(logits_BV.at[mx.array(rows_N), mx.array(tokens_N)].add(mx.array(amounts_N)))
 
 
 class MlxDecoder:
@@ -87,6 +82,32 @@ class MlxDecoder:
         with on_device(self._device):
             for cache in self._caches:
                 cache.filter(mx.array(list(rows)))
+
+    def can_join(self) -> bool:
+        return True
+
+    def join(self, other: Self) -> None:
+        with on_device(self._device):
+            for cache, added in zip(self._caches, other._caches, strict=True):
+                cache.extend(added)
+
+    def score(self, prompt: Sequence[int], count: int) -> PromptScores:
+        cache_class = import_models_module("cache").BatchKVCache
+        parts: list[tuple[mx.array, mx.array, mx.array]] = []
+        with on_device(self._device):
+            self._caches = [cache_class([0]) for _ in hidden_layers(self._base)]
+            for start in range(0, len(prompt) - 1, _PIECE_TOKENS):
+                piece = list(prompt[start : min(start + _PIECE_TOKENS, len(prompt) - 1)])
+                labels_T1 = mx.array(list(prompt[start + 1 : start + 1 + len(piece)]))[:, None]
+                logits_TV = head_logits(self._base, self._feed(mx.array([piece], mx.int32))[0])
+                logits_TV = logits_TV.astype(mx.float32)
+                log_probs_TV = logits_TV - mx.logsumexp(logits_TV, axis=-1, keepdims=True)
+                tokens_TK = mx.argsort(-log_probs_TV, axis=-1)[:, :count]
+                chosen_T = mx.take_along_axis(log_probs_TV, labels_T1, axis=-1)[:, 0]
+                parts.append((chosen_T, mx.take_along_axis(log_probs_TV, tokens_TK, axis=-1), tokens_TK))
+                mx.eval(parts[-1])
+        chosen, values, tokens = (np.concatenate([np.array(p[i]) for p in parts]) for i in range(3))
+        return chosen, values, tokens.astype(np.int64)
 
     def _logits(self, tokens_BT: mx.array) -> MlxLogits:
         logits_BV = head_logits(self._base, self._feed(tokens_BT)[:, -1])
@@ -119,12 +140,3 @@ class MlxDecoder:
 def _diagonal(count: int, width: int) -> mx.array:
     """bool [T, S]: token i itself, the last T of S."""
     return mx.eye(count, width, k=width - count).astype(mx.bool_)
-
-
-def _store_as(base: BaseModel, dtype: mx.Dtype) -> None:
-    """Biases and modules trained in full are fp32 in an adapter; in the base they must be as the rest."""
-    trained: dict[str, Any] = dict(tree_flatten(base.module.trainable_parameters()))
-    tree: Any = tree_unflatten(
-        [(name, values.astype(dtype)) for name, values in trained.items() if ".lora_" not in name]
-    )
-    base.module.update(tree)

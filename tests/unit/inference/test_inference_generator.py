@@ -13,7 +13,7 @@ from tunewright.errors import ConfigError, EngineError, ModelError
 from tunewright.inference import generator as generator_module
 from tunewright.inference.generator import Generator, load_generator
 from tunewright.inference.sampling import SamplingOptions
-from tunewright.inference.torch_decoder import load_decoders
+from tunewright.inference.torch_base import load_base
 from tunewright.models.resolve import ModelFiles
 
 END = 3
@@ -196,8 +196,8 @@ def test_an_adapter_of_another_model_is_refused(engine: str, family_model, tmp_p
 
 
 def test_positions_are_unbounded_where_the_model_says_nothing(family_model) -> None:
-    decoders = load_decoders(family_model("llama").folder, None, device="cpu", dtype="fp32")
-    generator = Generator(decoders, None)
+    base = load_base(family_model("llama").folder, device="cpu", dtype="fp32")
+    generator = Generator(base.decoders(), None)
     assert len(generator.generate_batch([[5] * 512], SamplingOptions(max_new_tokens=2), [])[0]) == 2
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.errors import ConfigError
-from tunewright.inference.sampling import Sampler, SamplingOptions, draw
+from tunewright.inference.sampling import Sampler, SamplingOptions, choose, draw
 
 LOGITS = np.array([[0.0, 2.0, 1.0, -1.0, 2.5]], np.float32)
 
@@ -26,9 +27,25 @@ class HostLogits:
         tokens_BK = np.argsort(-self._logits_BV, axis=-1, kind="stable")[:, : count or None]
         return np.take_along_axis(self._logits_BV, tokens_BK, axis=-1), tokens_BK
 
+    def masses(self, temperatures_B: np.ndarray) -> np.ndarray:
+        return np.logaddexp.reduce(self._logits_BV.astype(np.float64) / temperatures_B[:, None], axis=-1)
+
+    def of(self, tokens_B: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(self._logits_BV, tokens_B[:, None], axis=-1)[:, 0]
+
+    def rows(self, places: Sequence[int]) -> HostLogits:
+        return HostLogits(self._logits_BV[list(places)])
+
+    def changed(self, rows_N: np.ndarray, tokens_N: np.ndarray, amounts_N: np.ndarray) -> HostLogits:
+        logits_BV = self._logits_BV.copy()
+        np.add.at(logits_BV, (rows_N, tokens_N), amounts_N)
+        return HostLogits(logits_BV)
+
 
 def _draw(logits_BV: np.ndarray, uniform_B: np.ndarray, options: SamplingOptions) -> np.ndarray:
-    return draw(*HostLogits(logits_BV).top(options.top_k), uniform_B, options)
+    values_BK, tokens_BK = HostLogits(logits_BV).top(0)
+    rows = zip(values_BK, tokens_BK, uniform_B.tolist(), strict=True)
+    return np.array([draw(values, tokens, uniform, options, None) for values, tokens, uniform in rows])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -81,8 +98,57 @@ def test_a_draw_is_always_a_token_in_play(
     assert chances[logits_BV[0] > logits_BV[0, token]].sum() < top_p + 1e-6
 
 
+@given(
+    st.integers(2, 40),
+    st.integers(1, 40),
+    st.floats(0, 1, exclude_max=True),
+    st.floats(0.05, 5),
+    st.sampled_from([1.0, 0.9, 0.5]),
+)
+def test_a_look_at_the_few_likeliest_gives_the_token_that_all_give(
+    vocabulary: int, few: int, uniform: float, temperature: float, top_p: float
+) -> None:
+    options = SamplingOptions(temperature=temperature, top_p=top_p)
+    logits = HostLogits(np.random.default_rng(vocabulary).normal(size=(1, vocabulary)).astype(np.float32))
+    mass = float(logits.masses(np.array([temperature]))[0])
+    whole, part = (tuple(values[0] for values in logits.top(count)) for count in (0, few))
+    found = draw(*part, uniform, options, mass)
+    assert found in (None, draw(*whole, uniform, options, None))
+    if few >= vocabulary:
+        assert found is not None or uniform > 1 - 1e-6
+
+
+def test_a_draw_from_the_tail_looks_at_all_tokens() -> None:
+    logits = HostLogits(np.zeros((1, 600), np.float32))
+    samplers = [Sampler(SamplingOptions(temperature=1, seed=seed), 0) for seed in range(40)]
+    drawn = [int(choose(logits, [sampler])[0]) for sampler in samplers]
+    uniform = [Sampler(sampler.options, 0).uniform() for sampler in samplers]
+    assert drawn == [int(600 * value) for value in uniform]
+    assert max(drawn) > 256
+
+
 def test_temperature_0_takes_the_likeliest_without_a_draw() -> None:
-    assert Sampler(SamplingOptions(), [0]).choose(HostLogits(LOGITS), [0]).tolist() == [4]
+    assert choose(HostLogits(LOGITS), [Sampler(SamplingOptions(), 0)]).tolist() == [4]
+
+
+def test_each_row_of_a_batch_has_its_own_options() -> None:
+    logits = HostLogits(LOGITS.repeat(3, axis=0))
+    options = (
+        SamplingOptions(),
+        SamplingOptions(logit_bias={3: 100.0}),
+        SamplingOptions(temperature=2, logit_bias={0: 100.0}),
+    )
+    assert choose(logits, [Sampler(each, 0) for each in options]).tolist() == [4, 3, 0]
+
+
+def test_penalties_count_what_the_answer_has_already() -> None:
+    logits = HostLogits(LOGITS)
+    presence, frequency = (
+        Sampler(SamplingOptions(**{name: 0.6}), 0) for name in ("presence_penalty", "frequency_penalty")
+    )
+    # 4 leads 1 by 0.5 and 2 by 1.5: one penalty once, or one a time.
+    assert [int(choose(logits, [presence])[0]) for _ in range(6)] == [4, 1, 4, 4, 4, 4]
+    assert [int(choose(logits, [frequency])[0]) for _ in range(6)] == [4, 1, 4, 1, 4, 2]
 
 
 @pytest.mark.parametrize(
