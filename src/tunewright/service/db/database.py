@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -26,12 +27,16 @@ class Database:
 
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
+        self._writer: AbstractContextManager[object]
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self.engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
             _prepare_sqlite(self.engine)
+            # SQLite's own waiting is polling, under which a thread can starve. Other processes still poll.
+            self._writer = Lock()
         else:
             self.engine = create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
+            self._writer = nullcontext()
 
     @contextmanager
     def read(self) -> Generator[Connection]:
@@ -42,7 +47,8 @@ class Database:
     @contextmanager
     def write(self) -> Generator[Connection]:
         """A transaction that is committed when the body ends, and rolled back when it raises."""
-        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        connected = self.engine.connect().execution_options(writes=True)
+        with connected as connection, self._writer, connection.begin():
             yield connection
 
     def close(self) -> None:

@@ -110,6 +110,8 @@ jobs = Table(
     Column("last_event", Integer, nullable=False, default=0),
     Index(None, "project", "created_at", "id"),
     Index(None, "status", "not_before"),
+    # Few jobs are held at a time; the queue asks for them with every claim.
+    Index(None, "lease_worker", "project"),
 )
 
 attempts = Table(
