@@ -7,11 +7,13 @@ STEPS ?=
 KILLS ?= 100
 HOURS ?= 1
 KILL_MINUTES ?= 5
+SERVER ?= http://127.0.0.1:8200
+OPTIONS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo test numerics large check coverage slow chaos soak bench-mlx mac-check docs clean
+.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos soak bench-mlx mac-check docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -42,6 +44,13 @@ install: $(VENV)/.installed  ## Install the command into .venv
 
 demo: $(VENV)/.installed$(if $(filter mlx,$(ENGINE)),-mlx)  ## Fine-tune the bundled model on two CPU cores in about a minute
 	@$(BIN)/tunewright demo --engine $(ENGINE) $(if $(STEPS),--steps $(STEPS))
+
+serve: $(VENV)/.installed  ## Serve OpenAI's fine-tuning API on http://127.0.0.1:8200; OPTIONS go to `tunewright serve`
+	@$(BIN)/tunewright serve $(OPTIONS)
+
+demo-service: $(VENV)/.installed  ## Fine-tune on the server of `make serve` with OpenAI's client, and chat with the result
+	@OPENAI_BASE_URL=$(SERVER)/v1 OPENAI_API_KEY=$$($(BIN)/tunewright key create demo --days 1) \
+		$(BIN)/python examples/service/tune.py
 
 test: $(VENV)/.installed-dev  ## Run the test suite with coverage
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu"

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tunewright.cli.service import HOME, DatabaseOption, HomeOption, check_installed
+from tunewright.cli.welcome import welcome
 
 
 def command(
@@ -46,7 +47,11 @@ def command(
         lease_seconds=lease_seconds,
         models={BUILTIN_MODEL: BUILTIN_MODEL, **dict(map(_read_model, models or ()))},
     )
-    run_server(settings, typer.echo)
+
+    def ready(url: str, key: str | None) -> None:
+        typer.echo("\n".join(welcome(url, key, settings.home)))
+
+    run_server(settings, typer.echo, ready)
 
 
 def _read_model(text: str) -> tuple[str, str]:

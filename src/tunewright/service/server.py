@@ -27,10 +27,12 @@ from tunewright.service.store import LocalBlobs
 
 LOCAL_WORKER = "local worker"
 Say = Callable[[str], None]
+Ready = Callable[[str, str | None], None]
+"""Told the server's address, and the admin key of a first start."""
 
 
-def run_server(settings: ServeSettings, say: Say) -> None:
-    """Serve until SIGTERM or SIGINT. say: prints a line for a person.
+def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
+    """Serve until SIGTERM or SIGINT. say: prints a line for a person. ready: called once it answers.
 
     Raises ServiceError (`service.home`, `service.home-in-use`, `service.address`) and OSError.
     """
@@ -39,14 +41,12 @@ def run_server(settings: ServeSettings, say: Say) -> None:
         service = open_service(settings)
         url = _url(listener)
         first = first_key(service)
-        if first:
-            say(f"admin key, shown this once: {first}")
         server = uvicorn.Server(
             uvicorn.Config(build_app(service), log_level="warning", access_log=False, server_header=False)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        say(f"serving at {url}/v1 (health: {url}/health)")
+        ready(url, first)
         workers = LocalWorkers(_worker_command(service, url), settings.workers) if settings.workers else None
         _wait(stop, thread)
         # Workers first: they give their jobs back through the server.
