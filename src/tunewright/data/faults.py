@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunewright.errors import DataError
 
 FAULTS_KEPT = 1000
+_PARTS = ("what", "where", "got", "expected", "hint", "code")
 
 
 @dataclass(slots=True)
@@ -22,8 +24,31 @@ class Faults:
         if len(self.kept) < FAULTS_KEPT:
             self.kept.append(detach(error))
 
+    def extend(self, kept: Sequence[DataError], count: int) -> None:
+        """Count `count` faults that another process found, `kept` the first of them."""
+        self.count += count
+        self.kept += kept[: FAULTS_KEPT - len(self.kept)]
+
 
 def detach(error: DataError) -> DataError:
     """The error without its causes and traceback, which hold the text of the row (up to 16 MiB each)."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
+
+
+def fault_to_json(error: DataError) -> dict[str, str | None]:
+    """The parts of an error as texts."""
+    found = {name: getattr(error, name) for name in _PARTS}
+    return {name: None if value is None else str(value) for name, value in found.items()}
+
+
+def fault_from_json(parts: Mapping[str, str | None]) -> DataError:
+    """The error that fault_to_json took apart."""
+    return DataError(
+        parts["what"] or "",
+        where=parts["where"],
+        got=parts["got"],
+        expected=parts["expected"],
+        hint=parts["hint"],
+        code=parts["code"],
+    )

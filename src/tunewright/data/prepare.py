@@ -13,32 +13,38 @@ from tunewright.data.prepared import Checked, PreparedData, check_prepared
 from tunewright.data.report import Loading
 from tunewright.data.sources import find_files
 from tunewright.data.templates import ChatTokenizer
+from tunewright.data.tokenised_source import Say, ignore
 
 INDEXED_ABOVE_BYTES = 256 * 2**20
 """Size of all training files from which `data.loading: auto` leaves the rows on disk."""
 
 
-def prepare_data(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed: int) -> PreparedData:
+def prepare_data(
+    data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed: int, say: Say = ignore
+) -> PreparedData:
     """All data of a run, ready to train on. Raises one DataError that lists the faults of the rows looked at:
-    all rows where they are held in memory, a sample and the held-out rows where they are indexed."""
-    prepared = survey_data(data, tokenizer, base_dir, seed)
+    all rows where they are held in memory, a sample and the held-out rows where they are indexed. say: see
+    open_tokenised."""
+    prepared = survey_data(data, tokenizer, base_dir, seed, say)
     check_prepared(prepared.checked)
     return prepared
 
 
-def survey_data(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed: int) -> PreparedData:
+def survey_data(
+    data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed: int, say: Say = ignore
+) -> PreparedData:
     """As prepare_data, but bad rows only show in the report and in `errors`."""
     if pipe := find_pipe(data, base_dir):
-        return prepare_pipe(data, pipe, tokenizer, base_dir)
+        return prepare_pipe(data, pipe, tokenizer, base_dir, say)
     if resolve_loading(data, base_dir) == "memory":
-        return prepare_in_memory(data, tokenizer, base_dir, seed)
-    return prepare_indexed(data, tokenizer, base_dir, seed)
+        return prepare_in_memory(data, tokenizer, base_dir, seed, say)
+    return prepare_indexed(data, tokenizer, base_dir, seed, say)
 
 
 def check_data(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path) -> Checked:
     """Look at every row of the training data, held in memory or not."""
     if resolve_loading(data, base_dir) == "memory":
-        return prepare_in_memory(data, tokenizer, base_dir, seed=0).checked
+        return prepare_in_memory(data, tokenizer, base_dir, seed=0, say=ignore).checked
     return check_rows(data, tokenizer, base_dir)
 
 

@@ -16,6 +16,7 @@ from tunewright.data.report import SourceReport
 from tunewright.data.row_survey import RowSurvey
 from tunewright.data.shard import permute
 from tunewright.data.templates import ChatTokenizer
+from tunewright.data.tokenised_source import Say
 from tunewright.errors import DataError
 
 # Array letters: H rows held out of a source, N rows looked at.
@@ -25,15 +26,17 @@ SAMPLE_ROWS = 1000
 _SAMPLE = 5  # keeps this permutation apart from those that order and hold out rows
 
 
-def prepare_indexed(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed: int) -> PreparedData:
+def prepare_indexed(
+    data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed: int, say: Say
+) -> PreparedData:
     """Index the training files; render a sample spread over them, and the held-out rows.
 
     Faults among those rows show in the report and in `errors`.
     """
     survey = RowSurvey(data, tokenizer)
     sources = [open_source(config, base_dir) for config in data.train]
-    held_out_file = read_held_out_file(survey, data, base_dir)
-    eval_rows = [row for source in held_out_file for row in source.rows]
+    held_out_file = read_held_out_file(survey, data, base_dir, say)
+    eval_rows = [source.table.row(row) for source in held_out_file for row in range(len(source.table))]
     share = data.eval if isinstance(data.eval, float) else 0.0
     held_out = pick_held_out([len(source) for source in sources], share=share, seed=seed)
     for source, held_out_H in zip(sources, held_out, strict=True):

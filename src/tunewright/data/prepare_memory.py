@@ -1,4 +1,4 @@
-"""All rows tokenised and held in memory: every one is checked before the first step."""
+"""All rows tokenised before the first step, so every one of them is checked."""
 
 from __future__ import annotations
 
@@ -7,46 +7,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tunewright.config.schema import DataConfig, SourceConfig
-from tunewright.data.example_rows import ExampleRows, MemoryRows
-from tunewright.data.holdout import PreparedRow, choose_held_out, fingerprint
+from tunewright.data.example_rows import ExampleRows
+from tunewright.data.holdout import choose_held_out
 from tunewright.data.prepared import PreparedData
 from tunewright.data.report import SourceReport
 from tunewright.data.row_survey import RowSurvey
-from tunewright.data.rows import RowSource, read_rows
+from tunewright.data.table_rows import TableRows
 from tunewright.data.templates import ChatTokenizer
-from tunewright.types import SourceRef
+from tunewright.data.token_table import TokenTable
+from tunewright.data.tokenised_source import Say, open_tokenised
+
+# Array letters: R rows of a source, N those of them that are taken.
 
 _LEAK = "held-out rows that are also trained on"
 _Use = Literal["train", "eval"]
 
 
-def prepare_in_memory(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed: int) -> PreparedData:
-    """Read, render and tokenise every row; bad rows show in the report and in `errors`."""
+def prepare_in_memory(
+    data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, seed: int, say: Say
+) -> PreparedData:
+    """Every row, tokenised now or found in the cache; bad rows show in the report and in `errors`."""
     survey = RowSurvey(data, tokenizer)
-    train = [take_source(survey, config, base_dir, "train") for config in data.train]
-    held_out_file = read_held_out_file(survey, data, base_dir)
-    prints = [[fingerprint(row) for row in source.rows] for source in train]
+    train = [take_source(survey, config, base_dir, "train", say) for config in data.train]
+    held_out_file = read_held_out_file(survey, data, base_dir, say)
+    prints = [source.table.fingerprints() for source in train]
     _count_duplicates(survey, train, prints, held_out_file)
     share = data.eval if isinstance(data.eval, float) else 0.0
     held = choose_held_out(prints, share=share, seed=seed)
     train_sources: list[tuple[ExampleRows, float]] = []
-    eval_rows = [row for source in held_out_file for row in source.rows]
-    train_rows = 0
+    eval_examples = [example for source in held_out_file for example in source.rows().known()]
+    train_rows, eval_rows = 0, sum(len(source.table) for source in held_out_file)
     for source, out in zip(train, held, strict=True):
-        kept = [row for row, is_out in zip(source.rows, out, strict=True) if not is_out]
-        eval_rows += [row for row, is_out in zip(source.rows, out, strict=True) if is_out]
+        is_out_R = np.array(out, dtype=bool)
+        kept, away = source.rows(~is_out_R), source.rows(is_out_R)
+        eval_examples += away.known()
+        eval_rows += len(away)
         train_rows += len(kept)
-        if kept:
-            train_sources.append((MemoryRows(kept), source.read.config.weight))
+        if len(kept):
+            train_sources.append((kept, source.config.weight))
     report = survey.report(
         [source.report() for source in (*train, *held_out_file)],
         train_rows=train_rows,
-        eval_rows=len(eval_rows),
+        eval_rows=eval_rows,
         duplicate_rows=survey.tally.count_of("data.duplicate"),
     )
-    eval_examples = tuple(example for row in eval_rows for example in row)
-    return PreparedData(tuple(train_sources), eval_examples, report, tuple(survey.errors))
+    return PreparedData(tuple(train_sources), tuple(eval_examples), report, tuple(survey.errors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,33 +63,35 @@ class TakenSource:
     """A source and its rows that can be trained on."""
 
     use: _Use
-    read: RowSource
-    rows: list[PreparedRow]
+    config: SourceConfig
+    table: TokenTable
+
+    def rows(self, is_taken_R: NDArray[np.bool_] | None = None) -> TableRows:
+        """Those of its rows that are taken, all by default."""
+        numbers_N = np.arange(len(self.table))
+        return TableRows(self.table, numbers_N if is_taken_R is None else numbers_N[is_taken_R])
 
     def report(self) -> SourceReport:
         """What the data report says of it."""
         return SourceReport(
-            path=self.read.config.path,
-            format=self.read.format,
-            found=self.read.found,
+            path=self.config.path,
+            format=self.table.facts["format"],
+            found=self.table.facts["found"],
             use=self.use,
-            weight=self.read.config.weight,
-            rows_read=self.read.rows_read,
-            rows_used=len(self.rows),
+            weight=self.config.weight,
+            rows_read=self.table.facts["rows_read"],
+            rows_used=len(self.table),
         )
 
 
-def take_source(survey: RowSurvey, config: SourceConfig, base_dir: Path, use: _Use) -> TakenSource:
-    """Prepare all rows of one source; faults are counted in `survey`."""
-    source = read_rows(config, base_dir)
-    for error in source.bad:
-        survey.add_error(error)
-    if unlisted := source.bad_count - len(source.bad):
-        survey.add_unlisted_errors(config.path, unlisted)
-    return TakenSource(use, source, [examples for row in source.rows if (examples := survey.take(row))])
+def take_source(survey: RowSurvey, config: SourceConfig, base_dir: Path, use: _Use, say: Say) -> TakenSource:
+    """All rows of one source; what was found in them is counted in `survey`."""
+    table = open_tokenised(config, survey.data, survey.tokenizer, base_dir, say)
+    survey.add_json(table.facts["counts"])
+    return TakenSource(use, config, table)
 
 
-def read_held_out_file(survey: RowSurvey, data: DataConfig, base_dir: Path) -> list[TakenSource]:
+def read_held_out_file(survey: RowSurvey, data: DataConfig, base_dir: Path, say: Say) -> list[TakenSource]:
     """The held-out file when `data.eval` names one, else nothing. It is read as the training files are, when
     those agree on format and columns."""
     if not isinstance(data.eval, str):
@@ -89,7 +100,7 @@ def read_held_out_file(survey: RowSurvey, data: DataConfig, base_dir: Path) -> l
     config = SourceConfig(path=data.eval)
     if all((source.format, source.columns) == (first.format, first.columns) for source in data.train):
         config = SourceConfig(path=data.eval, format=first.format, columns=first.columns)
-    return [take_source(survey, config, base_dir, "eval")]
+    return [take_source(survey, config, base_dir, "eval", say)]
 
 
 def _count_duplicates(
@@ -98,17 +109,17 @@ def _count_duplicates(
     prints: Sequence[Sequence[bytes]],
     held_out: Sequence[TakenSource],
 ) -> None:
-    seen: dict[bytes, SourceRef] = {}
-    for source, source_prints in zip(train, prints, strict=True):
-        for row, print_ in zip(source.rows, source_prints, strict=True):
-            place = row[0].source
+    seen: dict[bytes, tuple[int, int]] = {}
+    for number, source_prints in enumerate(prints):
+        for row, print_ in enumerate(source_prints):
             if first := seen.get(print_):
-                why = f"{place} repeats {first}"
+                place, earlier = train[number].table.source(row), train[first[0]].table.source(first[1])
+                why = f"{place} repeats {earlier}"
                 survey.tally.add("data.duplicate", "note", "exact duplicate rows", place, why)
             else:
-                seen[print_] = place
+                seen[print_] = (number, row)
     for source in held_out:
-        for row in source.rows:
-            if first := seen.get(fingerprint(row)):
-                why = f"{row[0].source} repeats {first}"
-                survey.tally.add("data.eval-leak", "warning", _LEAK, row[0].source, why)
+        for row, print_ in enumerate(source.table.fingerprints()):
+            if first := seen.get(print_):
+                place, earlier = source.table.source(row), train[first[0]].table.source(first[1])
+                survey.tally.add("data.eval-leak", "warning", _LEAK, place, f"{place} repeats {earlier}")

@@ -10,6 +10,7 @@ from tunewright.data.prepare_memory import read_held_out_file
 from tunewright.data.prepared import PreparedData
 from tunewright.data.row_survey import RowSurvey
 from tunewright.data.templates import ChatTokenizer
+from tunewright.data.tokenised_source import Say
 from tunewright.data.windows import Windows
 from tunewright.errors import ConfigError
 
@@ -30,13 +31,13 @@ def find_pipe(data: DataConfig, base_dir: Path) -> SourceConfig | None:
 
 
 def prepare_pipe(
-    data: DataConfig, source: SourceConfig, tokenizer: ChatTokenizer, base_dir: Path
+    data: DataConfig, source: SourceConfig, tokenizer: ChatTokenizer, base_dir: Path, say: Say
 ) -> PreparedData:
     """The windows of a pipe, and the held-out file whole."""
     survey = RowSurvey(data, tokenizer)
-    held_out = read_held_out_file(survey, data, base_dir)
+    held_out = read_held_out_file(survey, data, base_dir, say)
     rows = PipedRows(source, base_dir, survey, [file.report() for file in held_out])
-    examples = tuple(example for file in held_out for row in file.rows for example in row)
+    examples = tuple(example for file in held_out for example in file.rows().known())
     return PreparedData((), examples, rows.report(), tuple(survey.errors), Windows(rows, data.window))
 
 

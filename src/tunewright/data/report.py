@@ -7,7 +7,7 @@ rows_bad. That is every row read, except for indexed data, whose other rows are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -198,6 +198,25 @@ class Tally:
         for example in examples:
             self.longest = max(self.longest, len(example))
             self._lengths[_bucket(len(example))] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """All that was collected, as plain JSON values."""
+        return {
+            "outcomes": dict(self.outcomes),
+            "open": {code: asdict(found) for code, found in self._open.items()},
+            "lengths": {str(bound): count for bound, count in self._lengths.items()},
+            "longest": self.longest,
+        }
+
+    def add_json(self, collected: Mapping[str, Any]) -> None:
+        """Collect what to_json of another tally says, after what is here already."""
+        self.outcomes.update(collected["outcomes"])
+        self._lengths.update({int(bound): count for bound, count in collected["lengths"].items()})
+        self.longest = max(self.longest, collected["longest"])
+        for code, more in collected["open"].items():
+            found = self._open.setdefault(code, _Open(more["severity"], more["what"], more["first"]))
+            found.count += more["count"]
+            found.where += more["where"][: LINES_LISTED - len(found.where)]
 
     def findings(self) -> tuple[Finding, ...]:
         """All findings, errors first."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tunewright.config.schema import DataConfig
+from tunewright.data.faults import fault_from_json, fault_to_json
 from tunewright.data.mask import RenderedRow, render_row
 from tunewright.data.prepare_row import fit_rendered
 from tunewright.data.report import DataReport, Loading, SourceReport, Tally, count_tokens
@@ -51,30 +53,29 @@ class RowSurvey:
     """Renders, tokenises and fits rows; keeps counts, findings and the first ERRORS_KEPT faults, no row."""
 
     def __init__(self, data: DataConfig, tokenizer: ChatTokenizer) -> None:
-        self._data = data
-        self._tokenizer = tokenizer
+        self.data = data
+        self.tokenizer = tokenizer
         self._bad = 0
-        self._sums = (0, 0, 0)
+        self._sums: tuple[int, ...] = (0, 0, 0)
         self.tally = Tally()
         self.errors: list[DataError] = []
 
     def take(self, row: Row) -> tuple[Example, ...]:
         """As prepare_row, but a fault is counted, and such a row is empty."""
         try:
-            rendered = render_row(row, self._tokenizer, self._data)
+            rendered = render_row(row, self.tokenizer, self.data)
             self.tally.measure(rendered.examples)
             self._note_rendering(row, rendered)
-            fit = fit_rendered(row, rendered, self._data)
+            fit = fit_rendered(row, rendered, self.data)
         except DataError as error:
             self.add_error(error)
             return ()
         self.tally.outcomes[fit.outcome] += 1
         if fit.outcome != "kept":
-            detail = f"{row.source}: {rendered.longest} tokens, data.seq_len is {self._data.seq_len}"
+            detail = f"{row.source}: {rendered.longest} tokens, data.seq_len is {self.data.seq_len}"
             code = f"data.{fit.outcome.replace(' ', '-')}"
             self.tally.add(code, "warning", _OVERLONG[fit.outcome], row.source, detail)
-        before, now = self._sums, count_tokens(fit.examples)
-        self._sums = (before[0] + now[0], before[1] + now[1], before[2] + now[2])
+        self._add_sums(count_tokens(fit.examples))
         return fit.examples
 
     def add_error(self, error: DataError) -> None:
@@ -91,6 +92,23 @@ class RowSurvey:
         what = "further unreadable rows"
         self.tally.add("data.bad-rows", "error", what, path, f"{what}, not listed", count)
 
+    def to_json(self) -> dict[str, Any]:
+        """All that was counted, as plain JSON values."""
+        return {
+            "bad": self._bad,
+            "sums": self._sums,
+            "tally": self.tally.to_json(),
+            "errors": [fault_to_json(error) for error in self.errors],
+        }
+
+    def add_json(self, counted: Mapping[str, Any]) -> None:
+        """Count what to_json of another survey says, as if its rows had been taken here now."""
+        self._bad += counted["bad"]
+        self._add_sums(counted["sums"])
+        self.tally.add_json(counted["tally"])
+        room = ERRORS_KEPT - len(self.errors)
+        self.errors += map(fault_from_json, counted["errors"][:room])
+
     def report(
         self,
         sources: Sequence[SourceReport],
@@ -106,8 +124,8 @@ class RowSurvey:
         dropped = tally.outcomes["dropped"] + tally.outcomes["cut to nothing"]
         return DataReport(
             loading=loading,
-            seq_len=self._data.seq_len,
-            overlong=self._data.overlong,
+            seq_len=self.data.seq_len,
+            overlong=self.data.overlong,
             sources=tuple(sources),
             rows_read=sum(source.rows_read for source in sources),
             rows_checked=tally.outcomes.total() + self._bad,
@@ -129,6 +147,9 @@ class RowSurvey:
             lengths=tally.buckets(),
             findings=tally.findings(),
         )
+
+    def _add_sums(self, sums: Sequence[int]) -> None:
+        self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True))
 
     def _note_rendering(self, row: Row, rendered: RenderedRow) -> None:
         counts = (rendered.missing_end, rendered.shifted_prompts, rendered.left_out)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import cast
 
 from tunewright.data.cached_file import cached_path, check_room, write_cached
+from tunewright.data.faults import fault_from_json, fault_to_json
 from tunewright.data.lines import MAX_LINE_BYTES
 from tunewright.data.raw_row import RawRow
 from tunewright.data.sources import iter_file
 from tunewright.data.strict_json import dump_json, parse_json
-from tunewright.errors import DataError
 from tunewright.types import JsonValue, SourceRef
 
 LINE_BYTES = 8 * MAX_LINE_BYTES
@@ -27,7 +27,6 @@ _ROOM = 3
 """Times the size of the original that must be free: Parquet is compressed, by about this much."""
 _ERROR = "!"
 _OTHER_TYPE = "\ufdd0type"
-_ERROR_PARTS = ("what", "where", "got", "expected", "hint", "code")
 _FLUSH_BYTES = 2**20
 
 
@@ -47,7 +46,7 @@ def parse_spooled(line: bytes, shown: str, *, columnar: bool) -> RawRow:
     """The row of a line of the copy, as reading the file would give it. Raises the row's DataError."""
     number, _, text = line.decode().rstrip("\n").partition(" ")
     if text.startswith(_ERROR):
-        raise _revive(text.removeprefix(_ERROR))
+        raise fault_from_json(json.loads(text.removeprefix(_ERROR)))
     fields = cast("dict[str, object]", parse_json(text))
     if _OTHER_TYPE in text:
         fields = cast("dict[str, object]", _restore(fields))
@@ -63,7 +62,7 @@ def _iter_lines(path: Path, shown: str) -> Iterator[str]:
         if isinstance(row, RawRow):
             yield f"{row.source.line} {dump_json(cast('JsonValue', _replace(dict(row.fields))))}\n"
         elif row.where and row.where.startswith(f"{shown}:"):
-            yield f"0 {_ERROR}{json.dumps(_parts(row))}\n"
+            yield f"0 {_ERROR}{json.dumps(fault_to_json(row))}\n"
         else:
             # It names no row: reading could not go on, and all that follows is lost.
             raise row
@@ -77,24 +76,6 @@ def _in_blocks(lines: Iterator[str]) -> Iterator[bytes]:
             yield bytes(block)
             block.clear()
     yield bytes(block)
-
-
-def _parts(error: DataError) -> dict[str, str | None]:
-    found = {name: getattr(error, name) for name in _ERROR_PARTS}
-    return {name: None if value is None else str(value) for name, value in found.items()}
-
-
-def _revive(text: str) -> DataError:
-    parts = cast("dict[str, str | None]", json.loads(text))
-    what = parts.pop("what") or ""
-    return DataError(
-        what,
-        where=parts["where"],
-        got=parts["got"],
-        expected=parts["expected"],
-        hint=parts["hint"],
-        code=parts["code"],
-    )
 
 
 def _replace(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tunewright.config.schema import RunConfig
@@ -11,7 +12,7 @@ from tunewright.data.prepare import prepare_data
 from tunewright.data.prepared import PreparedData
 from tunewright.data.templates import ChatTokenizer, load_tokenizer
 from tunewright.errors import ConfigError, ModelError
-from tunewright.models.arch import load_arch
+from tunewright.models.arch import Arch, load_arch
 from tunewright.models.resolve import ModelFiles, resolve_model
 from tunewright.run.identity import examples_hash, model_hash
 
@@ -22,6 +23,7 @@ class Inputs:
 
     config: RunConfig
     model: ModelFiles
+    arch: Arch
     tokenizer: ChatTokenizer
     chat_template: Path | None
     data: PreparedData
@@ -41,11 +43,13 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
         say(f"warning: model.revision is not used, {model.name} is not a hub model")
     template = base_dir / config.data.chat_template if config.data.chat_template else None
     tokenizer = load_tokenizer(model.folder, template)
-    data = prepare_data(config.data, tokenizer, base_dir, config.train.seed)
-    _check_fits(data, model, config, tokenizer)
+    data = prepare_data(config.data, tokenizer, base_dir, config.train.seed, say)
+    arch = load_arch(model.folder)
+    _check_fits(data, arch, config, tokenizer)
     return Inputs(
         config=config,
         model=model,
+        arch=arch,
         tokenizer=tokenizer,
         chat_template=template,
         data=data,
@@ -54,17 +58,17 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
     )
 
 
-def _check_fits(data: PreparedData, model: ModelFiles, config: RunConfig, tokenizer: ChatTokenizer) -> None:
+def _check_fits(data: PreparedData, arch: Arch, config: RunConfig, tokenizer: ChatTokenizer) -> None:
     """Positions and token ids must exist in the model, or training fails late or learns nonsense.
 
     Where not every row was looked at, data.seq_len and the whole tokenizer must fit.
     """
-    arch = load_arch(model.folder)
     if data.report.loading == "memory":
-        examples = [example for rows, _ in data.train_sources for example in rows.known()]
-        examples += data.eval_examples
-        longest = max(len(example) for example in examples)
-        largest = max(int(example.tokens_T.max()) for example in examples)
+        trained = (example for rows, _ in data.train_sources for example in rows.known())
+        longest = largest = 0
+        for example in chain(trained, data.eval_examples):
+            longest = max(longest, len(example))
+            largest = max(largest, int(example.tokens_T.max()))
         got = f"a row of {longest:,} tokens"
     else:
         longest, largest = config.data.seq_len, tokenizer.largest_id
@@ -81,7 +85,7 @@ def _check_fits(data: PreparedData, model: ModelFiles, config: RunConfig, tokeni
     if largest >= arch.vocab_size:
         raise ModelError(
             "the tokenizer makes a token that the model has no embedding for",
-            where=model.name,
+            where=config.model.name,
             got=f"token id {largest}",
             expected=f"below {arch.vocab_size}",
             hint="use the tokenizer that belongs to the model",

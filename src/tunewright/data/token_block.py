@@ -1,0 +1,83 @@
+"""Rows of a source, tokenised: what one process hands to another, and what the token table is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunewright.config.schema import DataConfig, SourceConfig
+from tunewright.data.faults import Faults, detach
+from tunewright.data.formats import parse_row
+from tunewright.data.holdout import fingerprint
+from tunewright.data.raw_row import RawRow
+from tunewright.data.row_survey import RowSurvey
+from tunewright.data.templates import ChatTokenizer
+from tunewright.errors import DataError
+from tunewright.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBlock:
+    """Some rows in file order, those without examples left out.
+
+    words: per example its tokens as little-endian int32, then its weights as float32. lengths: tokens per
+    example. parts: examples per row. places: file name and line per row. prints: 16 bytes per row. counts:
+    RowSurvey.to_json. faults: rows that could not be read, the first ones; fault_count: all of them.
+    """
+
+    rows_read: int
+    words: bytes
+    lengths: tuple[int, ...]
+    parts: tuple[int, ...]
+    places: tuple[tuple[str, int], ...]
+    prints: bytes
+    counts: Mapping[str, Any]
+    faults: tuple[DataError, ...]
+    fault_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowTokeniser:
+    """All that is needed to tokenise rows of one source. Goes to worker processes as it is."""
+
+    source: SourceConfig
+    format: str
+    data: DataConfig
+    tokenizer: ChatTokenizer
+
+    def survey(self) -> RowSurvey:
+        """An empty survey for such rows."""
+        return RowSurvey(self.data, self.tokenizer)
+
+    def tokenise(self, rows: Sequence[RawRow | DataError]) -> TokenBlock:
+        """Rows as read from the file, a fault in a row's place. Raises ModelError."""
+        survey, faults = self.survey(), Faults()
+        taken = [examples for row in rows if (examples := self._take(row, survey, faults))]
+        return TokenBlock(
+            rows_read=len(rows),
+            words=b"".join(part for row in taken for example in row for part in _words(example)),
+            lengths=tuple(len(example) for row in taken for example in row),
+            parts=tuple(map(len, taken)),
+            places=tuple((row[0].source.path, row[0].source.line) for row in taken),
+            prints=b"".join(map(fingerprint, taken)),
+            counts=survey.to_json(),
+            faults=tuple(faults.kept),
+            fault_count=faults.count,
+        )
+
+    def _take(self, row: RawRow | DataError, survey: RowSurvey, faults: Faults) -> tuple[Example, ...]:
+        if isinstance(row, DataError):
+            faults.add(row)
+            return ()
+        try:
+            parsed = parse_row(row, self.format, self.source.columns)
+        except DataError as error:
+            faults.add(detach(error))
+            return ()
+        return survey.take(parsed)
+
+
+def _words(example: Example) -> tuple[bytes, bytes]:
+    tokens_T, weights_T = example.tokens_T.astype("<i4"), example.weights_T.astype("<f4")
+    return tokens_T.tobytes(), weights_T.tobytes()
