@@ -12,7 +12,7 @@ from tunewright.errors import ServiceError
 
 SERVER = "http://127.0.0.1:8200"
 HOME = Path("~/.tunewright")
-NEEDED = ("alembic", "fastapi", "httpx2", "python_multipart", "sqlalchemy", "uvicorn")
+NEEDED = ("alembic", "fastapi", "httpx2", "prometheus_client", "python_multipart", "sqlalchemy", "uvicorn")
 
 ServerOption = Annotated[
     str, typer.Option(envvar="TUNEWRIGHT_SERVER", help="Address of the server.", metavar="URL")

@@ -15,8 +15,9 @@ from tunewright.service.context import Service
 from tunewright.service.db.blobs import take_unused
 from tunewright.service.db.database import DatabaseFault
 from tunewright.service.envelope import Refusals, RequestIds, install
+from tunewright.service.observe import Observed
 from tunewright.service.outcomes import release_expired
-from tunewright.service.routes import files, health, jobs, models, worker
+from tunewright.service.routes import files, health, jobs, metrics, models, worker
 
 log = logging.getLogger("tunewright.service")
 
@@ -33,12 +34,13 @@ def build_app(service: Service) -> ASGIApp:
     app.state.service = service
     install(app)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(files.router)
     for prefix in jobs.PREFIXES:
         app.include_router(jobs.router, prefix=prefix, include_in_schema=prefix == jobs.PREFIXES[0])
     app.include_router(models.router)
     app.include_router(worker.router, include_in_schema=False)
-    return RequestIds(Refusals(app))
+    return RequestIds(Observed(Refusals(app), service))
 
 
 @asynccontextmanager
@@ -52,11 +54,12 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
 
 
 def _keep_house(service: Service, stop: threading.Event) -> None:
-    """Take jobs back from lost workers, and remove bytes that nothing needs."""
+    """Take jobs back from lost workers, store when keys were used, and remove bytes that nothing needs."""
     while not stop.wait(service.settings.lease_seconds / 4):
         try:
             with service.database.write() as connection:
                 release_expired(connection)
+                service.traffic.uses.store(connection)
                 unused = take_unused(connection)
                 # Removed before the commit: a blob that is known but gone is found by `has` and sent again.
                 for sha256 in unused:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from tunewright.service.audit import AuditLog
 from tunewright.service.db.database import Database
 from tunewright.service.db.keys import find_key
 from tunewright.service.faults import AUTHENTICATION, PERMISSION, ApiError
@@ -14,16 +15,20 @@ from tunewright.service.keys import Scope, hash_secret, is_well_formed
 from tunewright.service.records import KeyRecord
 from tunewright.service.settings import ServeSettings
 from tunewright.service.store import BlobStore
+from tunewright.service.traffic import Traffic, too_many_requests
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One server: its settings, database, stored bytes and the secret that keys are hashed with."""
+    """One server: its settings, database, stored bytes, the secret that keys are hashed with, its audit log
+    and what it remembers of its callers."""
 
     settings: ServeSettings
     database: Database
     blobs: BlobStore
     pepper: bytes
+    audit: AuditLog
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 def current_service(request: Request) -> Service:
@@ -35,8 +40,8 @@ ServiceArg = Annotated[Service, Depends(current_service)]
 
 
 def authenticate(request: Request, service: ServiceArg) -> KeyRecord:
-    """The key of a request. Raises ApiError 401 for none, a wrong, expired or revoked one, and 403 for a
-    project header that is not the key's."""
+    """The key of a request. Raises ApiError 401 for none, a wrong, expired or revoked one, 429 for one that
+    asked too much, and 403 for a project header that is not the key's."""
     given = request.headers.getlist("authorization")
     scheme, _, secret = (given[0] if len(given) == 1 else "").partition(" ")
     secret = secret.strip()
@@ -48,6 +53,10 @@ def authenticate(request: Request, service: ServiceArg) -> KeyRecord:
             key = find_key(connection, hash_secret(service.pepper, secret))
     if key is None:
         raise _unauthorised("Incorrect API key provided. Make one with: tunewright key create")
+    allowance = service.traffic.admit(key, service.settings.limits.requests_per_minute)
+    request.state.key, request.state.allowance = key, allowance
+    if allowance is not None and allowance.wait_seconds:
+        raise too_many_requests(allowance)
     project = request.headers.get("openai-project")
     if project and project != key.project:
         raise ApiError(403, f"This key belongs to another project than {project}", type=PERMISSION)
@@ -87,6 +96,12 @@ def user_key(key: KeyArg) -> KeyRecord:
 def worker_key(key: KeyArg) -> KeyRecord:
     """The key of a worker's call."""
     check_scope(key, "worker")
+    return key
+
+
+def metrics_key(key: KeyArg) -> KeyRecord:
+    """The key of a call that reads what the server does as a whole."""
+    check_scope(key, "metrics")
     return key
 
 

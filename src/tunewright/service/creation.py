@@ -13,6 +13,7 @@ from tunewright.service.db.jobs import add_job, find_job
 from tunewright.service.faults import ApiError, bad_value, no_such_model
 from tunewright.service.ids import JOB, new_id, short_id
 from tunewright.service.jobs import Status
+from tunewright.service.quotas import check_job_quota
 from tunewright.service.records import ArtifactRecord, JobRecord, KeyRecord
 from tunewright.service.repeats import Repeat
 from tunewright.service.run_settings import requested_hyperparameters, shown_hyperparameters
@@ -35,6 +36,7 @@ def create_job(service: Service, key: KeyRecord, body: CreateJob, repeat: Repeat
         known = find_job(connection, key.project, made) if made else None
         if known is not None:
             return known
+        check_job_quota(connection, key.project, service.settings.limits)
         job_id = new_id(JOB)
         _add(service, connection, key, body, asked, job_id)
         repeat.remember(connection, name, job_id)

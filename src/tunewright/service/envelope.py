@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError
 from tunewright.service.ids import REQUEST, new_id
+from tunewright.service.logs import request_id as current_request
 
 log = logging.getLogger("tunewright.service")
 
@@ -50,6 +51,8 @@ class RequestIds:
             return
         started = time.perf_counter()
         request_id = new_id(REQUEST)
+        scope.setdefault("state", {})["request_id"] = request_id
+        current_request.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

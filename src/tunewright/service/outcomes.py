@@ -130,4 +130,5 @@ def _end(connection: Connection, job: JobRecord, told: Finish, action: Action, *
     status = next_status(job.status, action)
     if status is None:
         raise AssertionError(f"{action} of a job that is {job.status}")
-    end_attempt(connection, job, told.outcome, told.exit_code, status=status.value, **values)
+    outcome = "lost" if told is _LOST else told.outcome
+    end_attempt(connection, job, outcome, told.exit_code, status=status.value, **values)

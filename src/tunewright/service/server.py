@@ -14,6 +14,7 @@ import uvicorn
 
 from tunewright.errors import ServiceError
 from tunewright.service.app import build_app
+from tunewright.service.audit import AuditLog
 from tunewright.service.children import LocalWorkers, WorkerCommand
 from tunewright.service.context import Service
 from tunewright.service.db.database import Database
@@ -63,7 +64,8 @@ def open_service(settings: ServeSettings) -> Service:
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.database_url)
     upgrade(database)
-    return Service(settings, database, LocalBlobs(settings.home / "blobs"), load_pepper(settings.home))
+    blobs = LocalBlobs(settings.home / "blobs")
+    return Service(settings, database, blobs, load_pepper(settings.home), AuditLog(settings.home))
 
 
 def first_key(service: Service) -> str | None:

@@ -16,13 +16,22 @@ BUILTIN_MODEL = "builtin:tiny"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request or job may take."""
+    """What one request, job, key or project may take. The last five may be 0 for no limit.
+
+    requests_per_minute: of one key in one API process. project_jobs: that are not over. project_running: held
+    by workers; others wait. project_bytes: files, models and checkpoints.
+    """
 
     file_bytes: int = 512 * MEBIBYTE
     json_bytes: int = MEBIBYTE
     seq_len: int = 131_072
     examples: int = 10
     checkpoints_kept: int = 3
+    requests_per_minute: int = 6_000
+    project_jobs: int = 1_000
+    project_running: int = 0
+    project_files: int = 10_000
+    project_bytes: int = 100 * 1024 * MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def replace_secret(
 
 def note_uses(connection: Connection, uses: Mapping[str, float]) -> None:
     """Record when keys were last used, by their ids. A time never goes back."""
-    for key_id, moment in uses.items():
+    for key_id, moment in sorted(uses.items()):
         known = keys.c.last_used_at
         later = case((or_(known.is_(None), known < moment), moment), else_=known)
         connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=later))

@@ -17,6 +17,7 @@ from tunewright.service.db.pages import Page
 from tunewright.service.envelope import UNLIMITED
 from tunewright.service.faults import ApiError, bad_value, no_such_file
 from tunewright.service.ids import FILE, new_id
+from tunewright.service.quotas import check_file_quota
 from tunewright.service.records import FileRecord, KeyRecord
 from tunewright.service.repeats import Repeat, RepeatArg
 from tunewright.service.schemas import lists
@@ -33,6 +34,7 @@ SHORTEST_LIFE, LONGEST_LIFE = 3600, 2_592_000
 @router.post("", max_body_size=UNLIMITED)
 async def create(request: Request, service: ServiceArg, key: UserArg, repeat: RepeatArg) -> FileObject:
     """Store an upload. The same upload sent again after a lost answer gives the first one's file."""
+    await to_thread.run_sync(_check_room, service, key)
     received = await receive_upload(request, service.blobs, service.settings.limits.file_bytes)
     return file_object(await to_thread.run_sync(_record, service, key, received, repeat))
 
@@ -94,6 +96,12 @@ def _found(connection: Connection, key: KeyRecord, file_id: str) -> FileRecord:
     return file
 
 
+def _check_room(service: Service, key: KeyRecord) -> None:
+    """Refuse before the bytes come; how many they are is checked with the entry."""
+    with service.database.read() as connection:
+        check_file_quota(connection, key.project, service.settings.limits, 0)
+
+
 def _record(service: Service, key: KeyRecord, received: Received, repeat: Repeat) -> FileRecord:
     fields = received.fields
     purpose = fields.get("purpose", "")
@@ -106,6 +114,7 @@ def _record(service: Service, key: KeyRecord, received: Received, repeat: Repeat
         known = find_file(connection, key.project, made) if made else None
         if known is not None:
             return known
+        check_file_quota(connection, key.project, service.settings.limits, received.size)
         now = clock(connection)
         file = FileRecord(
             id=new_id(FILE),
