@@ -6,24 +6,28 @@ import os
 from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 
 from tunewright import __version__
 from tunewright.service.context import ServiceArg
 from tunewright.service.db.jobs import count_by_status
 from tunewright.service.jobs import CLAIMABLE, HELD
+from tunewright.service.schemas.lists import ApiModel
 
 router = APIRouter(tags=["Health"])
 
 
-class Health(BaseModel):
-    """available_memory_gb: memory of this machine that is free, in GiB. Jobs are those of all projects."""
+class Health(ApiModel):
+    """A server that works. Jobs are those of all projects."""
 
     status: Literal["ok"] = "ok"
     version: str
+    """Version of Tunewright."""
     available_memory_gb: float
+    """Memory of this machine that is free, in GiB."""
     active_jobs: int
+    """Jobs that a worker holds."""
     queue_length: int
+    """Jobs that wait for a worker."""
 
 
 @router.get("/health")

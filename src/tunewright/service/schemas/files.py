@@ -18,12 +18,19 @@ class FileObject(ApiObject):
 
     object: Literal["file"] = "file"
     bytes: int
+    """Size."""
     created_at: int
+    """Unix time in seconds."""
     expires_at: int | None
+    """When it is deleted; null for never."""
     filename: str
+    """The name it was uploaded under; a label only."""
     purpose: str
+    """What it may be used for; `fine-tune` for rows, `fine-tune-results` for what a job wrote."""
     status: Literal["processed"] = "processed"
+    """Always `processed`: rows are read when a job names the file."""
     status_details: str | None = None
+    """Always null."""
 
 
 def file_object(file: FileRecord) -> FileObject:

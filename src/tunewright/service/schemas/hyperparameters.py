@@ -42,7 +42,7 @@ class Hyperparameters(BaseModel):
     that of the run file for adapters or for full training.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     n_epochs: Annotated[int | Literal["auto"], _whole(1, 50)] = AUTO
     """Passes over the training file."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tunewright.service.records import ArtifactRecord, EventRecord, JobRecord
 from tunewright.service.schemas.hyperparameters import Hyperparameters
-from tunewright.service.schemas.lists import ApiObject
+from tunewright.service.schemas.lists import ApiModel, ApiObject
 
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"]
 MetadataKey = Annotated[str, Field(max_length=64)]
@@ -17,22 +17,27 @@ MetadataValue = Annotated[str, Field(max_length=512)]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Supervised(_Request):
     """Settings of supervised fine-tuning."""
 
     hyperparameters: Hyperparameters | None = None
+    """What is left out is `auto`."""
 
 
 class Method(_Request):
     """How the model learns. Only `supervised` is there."""
 
     type: str
+    """`supervised`."""
     supervised: Supervised | None = None
+    """Its settings."""
     dpo: Any = None
+    """Not there yet: anything but null is refused."""
     reinforcement: Any = None
+    """Not there yet: anything but null is refused."""
 
 
 class CreateJob(_Request):
@@ -45,7 +50,9 @@ class CreateJob(_Request):
     validation_file: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Id of a file that the model is evaluated on."""
     method: Method | None = None
+    """How to train; supervised if left out."""
     hyperparameters: Hyperparameters | None = None
+    """The same as in `method`; a setting that stands in both must have one value."""
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._ -]{1,64}$")] | None = None
     """Part of the name of the fine-tuned model."""
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
@@ -53,6 +60,7 @@ class CreateJob(_Request):
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     """Up to 16 texts to find the job by."""
     integrations: list[Any] | None = None
+    """Not there yet: anything but an empty list is refused."""
     format: Format | None = None
     """Row format of the files; found from their first rows if left out."""
 
@@ -65,12 +73,15 @@ class CreateJob(_Request):
         return value
 
 
-class JobError(BaseModel):
+class JobError(ApiModel):
     """Why a job failed."""
 
     code: str
+    """For programs, such as `invalid_training_file`."""
     message: str
+    """For people."""
     param: str | None
+    """The field of the create call that is at fault."""
 
 
 class Job(ApiObject):
@@ -78,23 +89,41 @@ class Job(ApiObject):
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
+    """Unix time in seconds."""
     finished_at: int | None
+    """When it was over; null before."""
     estimated_finish: int | None
+    """Null: no estimate is made."""
     model: str
+    """The model that is trained."""
     fine_tuned_model: str | None
+    """Name of the result, for chat and for further jobs; null until the job succeeded."""
     organization_id: str
+    """The project of the key that made it."""
     status: str
+    """`validating_files`, `queued`, `running`, `pausing`, `paused`, `succeeded`, `failed` or `cancelled`."""
     training_file: str
+    """Id of the file that is trained on."""
     validation_file: str | None
+    """Id of the file that the model is evaluated on."""
     result_files: list[str]
+    """Ids of two CSV files of figures by step: OpenAI's five columns, and all. Empty until it succeeded."""
     trained_tokens: int | None
+    """Tokens that counted in the loss, of all steps; null until the job succeeded."""
     hyperparameters: dict[str, Any]
+    """As asked; every `auto` has its value once the files are validated."""
     method: dict[str, Any]
+    """The same as `hyperparameters`, in the form of the create call."""
     seed: int
+    """As asked, or the one that was made up."""
     metadata: dict[str, str] | None
+    """As given."""
     integrations: list[Any]
+    """Empty."""
     error: JobError | None
+    """Why it failed; null unless it did."""
     user_provided_suffix: str | None
+    """`suffix` of the create call."""
 
 
 class Event(ApiObject):
@@ -102,10 +131,15 @@ class Event(ApiObject):
 
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     created_at: int
+    """Unix time in seconds."""
     level: str
+    """`info`, `warn` or `error`."""
     message: str
+    """A sentence for people, in OpenAI's words where OpenAI has any."""
     type: str
+    """`message`, or `metrics` for the figures of a step."""
     data: dict[str, Any]
+    """Figures of a `metrics` event, as the table of events says; empty for most others."""
 
 
 class Checkpoint(ApiObject):
@@ -113,10 +147,15 @@ class Checkpoint(ApiObject):
 
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     created_at: int
+    """Unix time in seconds."""
     fine_tuned_model_checkpoint: str
+    """The name to chat with it, and to go on from it in another job."""
     fine_tuning_job_id: str
+    """Its job."""
     step_number: int
+    """Optimizer steps that were done."""
     metrics: dict[str, float]
+    """Figures at that step."""
 
 
 def job_object(job: JobRecord) -> Job:

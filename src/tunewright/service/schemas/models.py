@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
-
-from tunewright.service.schemas.lists import ApiObject
+from tunewright.service.schemas.lists import ApiModel, ApiObject
 
 
 class Model(ApiObject):
@@ -14,11 +12,14 @@ class Model(ApiObject):
 
     object: Literal["model"] = "model"
     created: int
+    """Unix time in seconds; 0 for a base model."""
     owned_by: str
+    """`system` for a base model, else the project."""
 
 
-class Models(BaseModel):
+class Models(ApiModel):
     """All models; this list has no pages."""
 
     object: Literal["list"] = "list"
     data: list[Model]
+    """Base models first."""
