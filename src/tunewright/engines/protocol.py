@@ -25,7 +25,8 @@ class EngineSpec:
     quantization: of the frozen base: none, nf4 (torch) or 4bit (mlx). merge_base: what an adapter on a
     quantised base is merged into, original or dequantised. optimizer: adamw; on CUDA also adamw_8bit and
     paged_adamw.
-    adapter_folder: start from these adapter values instead of fresh ones.
+    adapter_folder: start from these adapter values instead of fresh ones. kernels: how a layer is computed:
+    plain, fast, or auto, which the engine settles once it knows the model.
     """
 
     model_folder: Path
@@ -46,11 +47,13 @@ class EngineSpec:
     seed: int
     quantization: str = "none"
     merge_base: str = "original"
+    kernels: str = "plain"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What was built, for the plan print-out and plan.json. Counts are parameters."""
+    """What was built, for the plan print-out and plan.json. Counts are parameters. kernels: what the spec's
+    came to. path: the same with the reason, for a person."""
 
     engine: str
     device: str
@@ -59,6 +62,8 @@ class EngineFacts:
     parameters: int
     trainable_parameters: int
     versions: Mapping[str, str]
+    kernels: str = "plain"
+    path: str = "plain"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from tunewright.engines.torch.fast.attention import HeadIndex, Heads, build_head_index
+
 ATTENTION_NAME = "tunewright_documents"
 
 # Documents up to this length are padded to a multiple of the step; longer ones waste more than a call costs.
@@ -41,7 +43,17 @@ class Documents:
 
     def __init__(self, lengths: tuple[tuple[int, ...], ...]) -> None:
         self.lengths = lengths
+        self.longest = max((length for row in lengths for length in row), default=0)
         self._index: _Index | None = None
+        self._head_index: dict[Heads, HeadIndex] = {}
+
+    def head_index(self, row_length: int, heads: Heads) -> HeadIndex:
+        """The same for attention as matrix products: where each head of each token stands."""
+        if heads not in self._head_index:
+            index = self.index(row_length, torch.device("cpu"))
+            groups_KN = [group_KN.numpy() for group_KN in index.groups_KN]
+            self._head_index[heads] = build_head_index(groups_KN, len(index.places_BT), heads)
+        return self._head_index[heads]
 
     def index(self, row_length: int, device: torch.device) -> _Index:
         """Where each token of a [B, row_length] batch stands in its group of documents."""

@@ -20,6 +20,7 @@ from tunewright.engines.torch.attention_check import choose_attention
 from tunewright.engines.torch.determinism import only_deterministic
 from tunewright.engines.torch.device import detect_device, memory_used_bytes, raise_out_of_memory
 from tunewright.engines.torch.export import export_adapter, export_model, load_adapter
+from tunewright.engines.torch.fast.choose import Chosen, choose_kernels
 from tunewright.engines.torch.lean_optimizer import build_optimizer
 from tunewright.engines.torch.load import load_model, vocabulary_size
 from tunewright.engines.torch.lora import add_adapter, train_all
@@ -54,9 +55,10 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
                 load_adapter(model, spec.adapter_folder, spec.adapter)
         else:
             train_all(model)
+        chosen = choose_kernels(model, spec, by_rows=by_rows)
         if spec.activation_checkpointing:
             _checkpoint_activations(model)
-        return TorchEngine(spec, model, device, Built(attention, by_rows, parameters))
+        return TorchEngine(spec, model, device, Built(attention, by_rows, parameters, chosen))
 
 
 def _packing(spec: EngineSpec, device: torch.device) -> PackOnLoad | None:
@@ -72,6 +74,7 @@ class Built:
     attention: str
     by_rows: bool
     base_parameters: int
+    chosen: Chosen
 
 
 class PendingTorchStep:
@@ -118,6 +121,8 @@ class TorchEngine:
             parameters=self._built.base_parameters,
             trainable_parameters=trainable,
             versions=versions,
+            kernels=self._built.chosen.kernels,
+            path=self._built.chosen.path,
         )
 
     def forward_backward(self, micro_batches: Sequence[Batch], *, denominator: float) -> None:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from tunewright.data.collate import WIDTH_STEP
 from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
+from tunewright.engines.torch.fast.build import has_fast_layers
 from tunewright.engines.torch.frozen_head import frozen_head_loss, has_frozen_head
 from tunewright.engines.torch.load import vocabulary_size
 from tunewright.types import Batch
@@ -78,8 +79,9 @@ def batch_loss(model: PreTrainedModel, batch: DeviceBatch, *, by_rows: bool) -> 
     by_rows: as check_head decided; without it the model's own full logits are used.
     """
     if by_rows:
-        hidden_BTD = model.base_model(**_inputs(model, batch)).last_hidden_state
-        hidden_LD = hidden_BTD.flatten(0, 1)[batch.rows_L]
+        labels_only = {"label_rows": batch.rows_L} if has_fast_layers(model) else {}
+        hidden_BTD = model.base_model(**_inputs(model, batch), **labels_only).last_hidden_state
+        hidden_LD = hidden_BTD[0] if labels_only else hidden_BTD.flatten(0, 1)[batch.rows_L]
         return _sum_chunks(model, hidden_LD, batch)
     logits_BTV = model(**_inputs(model, batch)).logits
     return _sums(logits_BTV.flatten(0, 1)[batch.rows_L], batch.labels_L, batch.weights_L)

@@ -1,0 +1,106 @@
+"""Whether a model's layers can be computed the fast way, and putting them in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from tunewright.engines.protocol import EngineSpec
+from tunewright.engines.torch.attention import ATTENTION_NAME
+from tunewright.engines.torch.fast.attention import Heads
+from tunewright.engines.torch.fast.elementwise import ACTIVATIONS, Elementwise
+from tunewright.engines.torch.fast.layer import FastLayer, LayerFacts
+
+_NORM_SHIFTS = {
+    "LlamaDecoderLayer": 0.0,
+    "MistralDecoderLayer": 0.0,
+    "Qwen2DecoderLayer": 0.0,
+    "Qwen3DecoderLayer": 0.0,
+    "GemmaDecoderLayer": 1.0,
+}
+"""Layers of which FastLayer knows the whole computation → what is added to the weight of their norms. To add
+a family: a line here and in tests/numerics/test_fast_path.py."""
+
+_WINDOW_IN_CONFIG = ("MistralDecoderLayer",)
+"""Families that read it there; the others keep it in the attention, or have none whatever the config says."""
+
+_ADAPTERS = (".lora_A.weight", ".lora_B.weight")
+
+
+def why_plain(model: PreTrainedModel, spec: EngineSpec) -> str | None:
+    """What the fast layers cannot do of this model and adapter; None when they can do all."""
+    return _why_not_asked(spec) or _why_not_model(model) or _why_not_trained(model)
+
+
+def replace_layers(model: PreTrainedModel, ops: Elementwise) -> list[nn.Module]:
+    """Put a FastLayer in the place of each decoder layer and return those. Parameters stay the same objects
+    under the same names."""
+    layers: Any = model.base_model.layers
+    before = _layers(model)
+    for number, plain in enumerate(before):
+        layers[number] = FastLayer(plain, _read_facts(plain), ops, last=number == len(before) - 1)
+    return before
+
+
+def restore_layers(model: PreTrainedModel, before: list[nn.Module]) -> None:
+    """Undo replace_layers()."""
+    layers: Any = model.base_model.layers
+    for number, plain in enumerate(before):
+        layers[number] = plain
+
+
+def has_fast_layers(model: PreTrainedModel) -> bool:
+    """Whether the last layer gives label rows only when it is told of them."""
+    layers = _layers(model)
+    return bool(layers) and isinstance(layers[-1], FastLayer)
+
+
+def _why_not_asked(spec: EngineSpec) -> str | None:
+    if spec.adapter.kind != "lora":
+        return "all weights train"
+    if spec.adapter.dropout:
+        return f"dropout {spec.adapter.dropout:g}"
+    if spec.dtype != spec.precision or spec.precision == "fp16":
+        return f"{spec.dtype} weights computed in {spec.precision}"
+    return None
+
+
+def _why_not_model(model: PreTrainedModel) -> str | None:
+    if model.config._attn_implementation != ATTENTION_NAME:
+        return "eager attention"
+    kinds = sorted({type(layer).__name__ for layer in _layers(model)}) or [type(model).__name__]
+    unknown = [kind for kind in kinds if kind not in _NORM_SHIFTS]
+    if unknown:
+        return f"{', '.join(unknown)} is not known"
+    config = model.config.get_text_config()
+    if config.hidden_act not in ACTIVATIONS:
+        return f"activation {config.hidden_act}"
+    dropout = getattr(config, "attention_dropout", 0.0)
+    return f"attention dropout {dropout:g}" if dropout else None
+
+
+def _why_not_trained(model: PreTrainedModel) -> str | None:
+    for layer in _layers(model):
+        for name, parameter in layer.named_parameters():
+            if parameter.requires_grad and not name.endswith(_ADAPTERS):
+                return f"{name} trains"
+    return None
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    found = getattr(model.base_model, "layers", None)
+    return list(found) if isinstance(found, nn.ModuleList) else []
+
+
+def _read_facts(plain: Any) -> LayerFacts:
+    attention = plain.self_attn
+    keys = attention.k_proj.out_features // attention.head_dim
+    return LayerFacts(
+        heads=Heads(keys, attention.q_proj.out_features // attention.head_dim // keys),
+        scale=attention.scaling,
+        window_holder=attention.config if type(plain).__name__ in _WINDOW_IN_CONFIG else attention,
+        norm_shift=_NORM_SHIFTS[type(plain).__name__],
+        activation=ACTIVATIONS[attention.config.hidden_act],
+    )
