@@ -18,6 +18,7 @@ from tunewright.service.envelope import Refusals, RequestIds, install
 from tunewright.service.observe import Observed
 from tunewright.service.outcomes import release_expired
 from tunewright.service.routes import files, health, jobs, metrics, models, worker
+from tunewright.service.schemas.errors import REFUSALS
 
 log = logging.getLogger("tunewright.service")
 
@@ -29,6 +30,7 @@ def build_app(service: Service) -> ASGIApp:
         version=__version__,
         lifespan=_lifespan,
         redoc_url=None,
+        responses=REFUSALS,
         max_body_size=service.settings.limits.json_bytes,
     )
     app.state.service = service

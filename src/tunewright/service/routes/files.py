@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from tunewright.service.context import Service, ServiceArg, UserArg
@@ -21,7 +21,7 @@ from tunewright.service.quotas import check_file_quota
 from tunewright.service.records import FileRecord, KeyRecord
 from tunewright.service.repeats import Repeat, RepeatArg
 from tunewright.service.schemas import lists
-from tunewright.service.schemas.files import UPLOAD_PURPOSES, FileObject, file_object
+from tunewright.service.schemas.files import UPLOAD_BODY, UPLOAD_PURPOSES, FileObject, file_object
 from tunewright.service.schemas.lists import Deleted, page_of
 from tunewright.service.upload import Received, receive_upload
 
@@ -29,9 +29,11 @@ router = APIRouter(prefix="/v1/files", tags=["Files"])
 
 SHORTEST_LIFE, LONGEST_LIFE = 3600, 2_592_000
 
+FileId = Annotated[str, Path(description="Id of the file.")]
+
 
 # receive_upload counts the bytes of the file by itself.
-@router.post("", max_body_size=UNLIMITED)
+@router.post("", max_body_size=UNLIMITED, openapi_extra={"requestBody": UPLOAD_BODY})
 async def create(request: Request, service: ServiceArg, key: UserArg, repeat: RepeatArg) -> FileObject:
     """Store an upload. The same upload sent again after a lost answer gives the first one's file."""
     await to_thread.run_sync(_check_room, service, key)
@@ -43,10 +45,10 @@ async def create(request: Request, service: ServiceArg, key: UserArg, repeat: Re
 def list_(
     service: ServiceArg,
     key: UserArg,
-    purpose: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
-    order: Literal["asc", "desc"] = "desc",
-    after: str | None = None,
+    purpose: Annotated[str | None, Query(description="Only files with this purpose.")] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Objects on a page.")] = 10_000,
+    order: Annotated[Literal["asc", "desc"], Query(description="By the time of upload.")] = "desc",
+    after: Annotated[str | None, Query(description="The page after the object with this id.")] = None,
 ) -> lists.Page[FileObject]:
     """The project's files."""
     with service.database.read() as connection:
@@ -57,14 +59,14 @@ def list_(
 
 
 @router.get("/{file_id}")
-def retrieve(file_id: str, service: ServiceArg, key: UserArg) -> FileObject:
+def retrieve(file_id: FileId, service: ServiceArg, key: UserArg) -> FileObject:
     """One file."""
     with service.database.read() as connection:
         return file_object(_found(connection, key, file_id))
 
 
 @router.get("/{file_id}/content")
-def content(file_id: str, service: ServiceArg, key: UserArg) -> StreamingResponse:
+def content(file_id: FileId, service: ServiceArg, key: UserArg) -> StreamingResponse:
     """The bytes of a file, as they were uploaded."""
     with service.database.read() as connection:
         file = _found(connection, key, file_id)
@@ -74,7 +76,7 @@ def content(file_id: str, service: ServiceArg, key: UserArg) -> StreamingRespons
 
 
 @router.delete("/{file_id}")
-def delete(file_id: str, service: ServiceArg, key: UserArg) -> Deleted:
+def delete(file_id: FileId, service: ServiceArg, key: UserArg) -> Deleted:
     """Delete a file that no live job reads."""
     with service.database.write() as connection:
         file = _found(connection, key, file_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from tunewright.service.actions import act
 from tunewright.service.context import ServiceArg, UserArg
@@ -34,7 +34,9 @@ from tunewright.service.schemas.lists import page_of
 router = APIRouter(tags=["Fine-tuning"])
 PREFIXES = ("/v1/fine_tuning/jobs", "/v1/fine-tuning/jobs")
 
-LimitArg = Annotated[int, Query(ge=1, le=100)]
+JobId = Annotated[str, Path(description="Id of the job.")]
+LimitArg = Annotated[int, Query(ge=1, le=100, description="Objects on a page.")]
+AfterArg = Annotated[str | None, Query(description="The page after the object with this id.")]
 _FILTER = re.compile(r"metadata\[(.{0,64})\]")
 
 
@@ -46,7 +48,7 @@ def create(body: CreateJob, service: ServiceArg, key: UserArg, repeat: RepeatArg
 
 @router.get("")
 def list_(
-    request: Request, service: ServiceArg, key: UserArg, limit: LimitArg = 20, after: str | None = None
+    request: Request, service: ServiceArg, key: UserArg, limit: LimitArg = 20, after: AfterArg = None
 ) -> lists.Page[Job]:
     """The project's jobs, newest first. `metadata[k]=v` filters, `metadata=null` takes those without."""
     wanted = _metadata_filter(request)
@@ -58,33 +60,33 @@ def list_(
 
 
 @router.get("/{job_id}")
-def retrieve(job_id: str, service: ServiceArg, key: UserArg) -> Job:
+def retrieve(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
     """One job."""
     with service.database.read() as connection:
         return job_object(_found(connection, key, job_id))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: str, service: ServiceArg, key: UserArg) -> Job:
+def cancel(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
     """End a job now. Its worker stops training within seconds."""
     return _act(service, key, job_id, Action.CANCEL)
 
 
 @router.post("/{job_id}/pause")
-def pause(job_id: str, service: ServiceArg, key: UserArg) -> Job:
+def pause(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
     """Stop a job after its next step, with everything saved."""
     return _act(service, key, job_id, Action.PAUSE)
 
 
 @router.post("/{job_id}/resume")
-def resume(job_id: str, service: ServiceArg, key: UserArg) -> Job:
+def resume(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
     """Queue a paused job again; it goes on where it stopped."""
     return _act(service, key, job_id, Action.RESUME)
 
 
 @router.get("/{job_id}/events")
 def events(
-    job_id: str, service: ServiceArg, key: UserArg, limit: LimitArg = 20, after: str | None = None
+    job_id: JobId, service: ServiceArg, key: UserArg, limit: LimitArg = 20, after: AfterArg = None
 ) -> lists.Page[Event]:
     """What happened to a job, newest first."""
     with service.database.read() as connection:
@@ -96,7 +98,7 @@ def events(
 
 @router.get("/{job_id}/checkpoints")
 def checkpoints(
-    job_id: str, service: ServiceArg, key: UserArg, limit: LimitArg = 10, after: str | None = None
+    job_id: JobId, service: ServiceArg, key: UserArg, limit: LimitArg = 10, after: AfterArg = None
 ) -> lists.Page[Checkpoint]:
     """Models saved on the way, newest first."""
     with service.database.read() as connection:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 
 from tunewright.service.context import Service, ServiceArg, UserArg
 from tunewright.service.db.artifacts import delete_artifact, find_model, list_models
@@ -12,6 +14,8 @@ from tunewright.service.schemas.lists import Deleted
 from tunewright.service.schemas.models import Model, Models
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
+
+ModelName = Annotated[str, Path(description="Name of the model; it may have `/` and `:` in it.")]
 
 
 @router.get("")
@@ -23,7 +27,7 @@ def list_(service: ServiceArg, key: UserArg) -> Models:
 
 
 @router.get("/{name:path}")
-def retrieve(name: str, service: ServiceArg, key: UserArg) -> Model:
+def retrieve(name: ModelName, service: ServiceArg, key: UserArg) -> Model:
     """One model; the checkpoint models of jobs have names too."""
     if name in service.settings.models:
         return _base(name)
@@ -35,7 +39,7 @@ def retrieve(name: str, service: ServiceArg, key: UserArg) -> Model:
 
 
 @router.delete("/{name:path}")
-def delete(name: str, service: ServiceArg, key: UserArg) -> Deleted:
+def delete(name: ModelName, service: ServiceArg, key: UserArg) -> Deleted:
     """Delete a fine-tuned model."""
     _check_not_base(service, name)
     with service.database.write() as connection:

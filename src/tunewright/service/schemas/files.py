@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tunewright.service.records import FileRecord
 from tunewright.service.schemas.lists import ApiObject
@@ -11,6 +11,39 @@ UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data
 UPLOAD_PURPOSES: tuple[str, ...] = get_args(UploadPurpose)
 TRAINING = "fine-tune"
 RESULTS = "fine-tune-results"
+UPLOAD_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "title": "Upload",
+                "description": "A form. The upload is read as it comes, so that FastAPI never sees this.",
+                "type": "object",
+                "required": ["file", "purpose"],
+                "properties": {
+                    "file": {"type": "string", "format": "binary", "description": "The bytes."},
+                    "purpose": {
+                        "type": "string",
+                        "enum": UPLOAD_PURPOSES,
+                        "description": "`fine-tune` for rows to train or evaluate on.",
+                    },
+                    "expires_after[anchor]": {
+                        "type": "string",
+                        "enum": ["created_at"],
+                        "description": "What the next one counts from.",
+                    },
+                    "expires_after[seconds]": {
+                        "type": "integer",
+                        "minimum": 3600,
+                        "maximum": 2_592_000,
+                        "description": "Seconds until the file is deleted.",
+                    },
+                },
+            }
+        }
+    },
+}
+"""For the OpenAPI document."""
 
 
 class FileObject(ApiObject):
