@@ -2,7 +2,8 @@
 
 The official client sends a call again when it saw no answer, and says so in `x-stainless-retry-count`. A
 first call is never taken for a repeat, so that two equal calls on purpose make two objects; an
-`Idempotency-Key` of the caller's own goes by itself.
+`Idempotency-Key` of the caller's own goes by itself. A call whose caller hung up before it was looked at
+makes nothing: its repeat may have been served already.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fastapi import Depends, Request
 
 from tunewright.service.db.database import Connection
 from tunewright.service.db.replays import find_replay, remember, request_hash
-from tunewright.service.faults import bad_value
+from tunewright.service.faults import ApiError, bad_value
 from tunewright.service.records import KeyRecord
 
 
@@ -40,6 +41,17 @@ class Repeat:
     def remember(self, connection: Connection, name: str, object_id: str) -> None:
         """Note the object that this request made."""
         remember(connection, name, object_id)
+
+
+async def check_caller(request: Request) -> None:
+    """Raise ApiError 400, which nobody reads, when the caller has hung up. Call it once the body was read: it
+    would swallow a part of it."""
+    if await request.is_disconnected():
+        raise ApiError(400, "The caller hung up", code="client_closed_request")
+
+
+# Last of the arguments: looking up the key takes the time in which the end of a connection is noticed.
+CallerArg = Annotated[None, Depends(check_caller)]
 
 
 def read_repeat(request: Request) -> Repeat:

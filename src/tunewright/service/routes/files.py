@@ -19,7 +19,7 @@ from tunewright.service.faults import ApiError, bad_value, no_such_file
 from tunewright.service.ids import FILE, new_id
 from tunewright.service.quotas import check_file_quota
 from tunewright.service.records import FileRecord, KeyRecord
-from tunewright.service.repeats import Repeat, RepeatArg
+from tunewright.service.repeats import Repeat, RepeatArg, check_caller
 from tunewright.service.schemas import lists
 from tunewright.service.schemas.files import UPLOAD_BODY, UPLOAD_PURPOSES, FileObject, file_object
 from tunewright.service.schemas.lists import Deleted, page_of
@@ -38,6 +38,7 @@ async def create(request: Request, service: ServiceArg, key: UserArg, repeat: Re
     """Store an upload. The same upload sent again after a lost answer gives the first one's file."""
     await to_thread.run_sync(_check_room, service, key)
     received = await receive_upload(request, service.blobs, service.settings.limits.file_bytes)
+    await check_caller(request)
     return file_object(await to_thread.run_sync(_record, service, key, received, repeat))
 
 

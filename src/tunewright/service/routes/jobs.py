@@ -18,7 +18,7 @@ from tunewright.service.db.pages import Page
 from tunewright.service.faults import bad_value, no_such_job
 from tunewright.service.jobs import Action
 from tunewright.service.records import JobRecord, KeyRecord
-from tunewright.service.repeats import RepeatArg
+from tunewright.service.repeats import CallerArg, RepeatArg
 from tunewright.service.schemas import lists
 from tunewright.service.schemas.jobs import (
     Checkpoint,
@@ -41,7 +41,7 @@ _FILTER = re.compile(r"metadata\[(.{0,64})\]")
 
 
 @router.post("")
-def create(body: CreateJob, service: ServiceArg, key: UserArg, repeat: RepeatArg) -> Job:
+def create(body: CreateJob, service: ServiceArg, key: UserArg, repeat: RepeatArg, _there: CallerArg) -> Job:
     """Queue a job. The same call sent again after a lost answer gives the first one's job."""
     return job_object(create_job(service, key, body, repeat))
 
