@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from openai import OpenAI, RateLimitError
 
 from service_server import RunningServer, chat_rows, serve_here, upload
+from tunewright.service.db.database import Database
+from tunewright.service.db.jobs import add_job
+from tunewright.service.db.queue import claim_job
 from tunewright.service.keys import create_key
 from tunewright.service.rates import WINDOW_SECONDS, RateLimiter
+from tunewright.service.records import JobRecord
 from tunewright.service.settings import Limits, ServeSettings
 
 
@@ -161,3 +165,38 @@ def test_a_project_has_so_many_bytes(tmp_path: Path) -> None:
         client.files.create(file=b"y" * 400, purpose="fine-tune")
         client.files.delete(first.id)
         client.files.create(file=b"z" * 600, purpose="fine-tune")
+
+
+def test_a_project_at_its_running_limit_waits_and_others_do_not(database: Database) -> None:
+    with database.write() as connection:
+        for number, project in enumerate("aaab"):
+            add_job(
+                connection,
+                {
+                    "id": f"ftjob-{number}",
+                    "project": project,
+                    "created_at": float(number),
+                    "status": "queued",
+                    "model": "m",
+                    "training_file": "f",
+                    "seed": 0,
+                    "request": {},
+                    "hyperparameters": {},
+                },
+            )
+
+    def claim(most: int) -> JobRecord | None:
+        with database.write() as connection:
+            return claim_job(connection, "w", 600.0, most)
+
+    first = claim(1)
+    second = claim(1)
+    assert first is not None
+    assert second is not None
+    assert [first.project, second.project] == ["a", "b"]
+    assert claim(1) is None
+    third = claim(2)
+    assert third is not None
+    assert third.project == "a"
+    assert claim(2) is None
+    assert claim(0) is not None

@@ -45,6 +45,7 @@ COMMANDS: dict[str, Lazy] = {
             "create": Lazy("Make a key and print it, once", "tunewright.cli.key:create"),
             "list": Lazy("List the keys, without their secrets", "tunewright.cli.key:list_"),
             "revoke": Lazy("End a key now", "tunewright.cli.key:revoke"),
+            "rotate": Lazy("Give a key a new secret and print it, once", "tunewright.cli.key:rotate"),
         },
     ),
     "data": Lazy(

@@ -18,6 +18,7 @@ from pathlib import Path
 AUDIT_FILE = "audit.jsonl"
 LARGEST_FILE = 64 * 2**20
 REFUSED_KEY = 401
+DONE = 200
 _INFERENCE = ("/v1/chat/completions", "/v1/completions")
 
 log = logging.getLogger("tunewright.service")
@@ -25,8 +26,9 @@ log = logging.getLogger("tunewright.service")
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """action: method and route, or a command. outcome: the status of the answer. objects: the ids in the
-    address. key: its id; None when none was accepted. user: who ran a command on the server's machine."""
+    """action: method and route, or a command. outcome: the status of the answer, DONE for a command.
+    objects: the ids in the address. key: its id; None when none was accepted. user: who ran a command on the
+    server's machine."""
 
     action: str
     outcome: int

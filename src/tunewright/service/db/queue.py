@@ -11,19 +11,27 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
-from tunewright.service.db.database import clock
+from tunewright.service.db.database import clock, hold_name
 from tunewright.service.db.rows import to_job
 from tunewright.service.db.tables import attempts, jobs, workers
 from tunewright.service.jobs import CLAIMABLE, HELD, Status
 from tunewright.service.records import JobRecord
 
+_CLAIM = "c1a15a9e6b3d4f07"
 
-def claim_job(connection: Connection, worker: str, lease_seconds: float) -> JobRecord | None:
+
+def claim_job(
+    connection: Connection, worker: str, lease_seconds: float, most_per_project: int = 0
+) -> JobRecord | None:
     """Give the next waiting job to a worker, under a new token; None when nothing waits.
 
     Order: priority, then the project with the fewest held jobs, then age. Running jobs keep their status
-    until the caller writes the next one in the same transaction.
+    until the caller writes the next one in the same transaction. most_per_project: held jobs after which a
+    project's others wait; 0 for no limit.
     """
+    if most_per_project:
+        # Two claims at once would both see room for one more.
+        hold_name(connection, _CLAIM)
     now = clock(connection)
     # Counted once, not for each waiting job: with a thousand of them that would take a second.
     others = jobs.alias("others")
@@ -40,6 +48,7 @@ def claim_job(connection: Connection, worker: str, lease_seconds: float) -> JobR
             jobs.c.status.in_([str(status) for status in CLAIMABLE]),
             jobs.c.lease_worker.is_(None),
             jobs.c.not_before <= now,
+            *([func.coalesce(held.c.jobs, 0) < most_per_project] if most_per_project else []),
         )
         .order_by(jobs.c.priority.desc(), func.coalesce(held.c.jobs, 0), jobs.c.created_at, jobs.c.id)
         .limit(1)

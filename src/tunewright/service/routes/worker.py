@@ -53,7 +53,7 @@ def claim(body: Claim, service: ServiceArg) -> Lease | Response:
     with service.database.write() as connection:
         release_expired(connection)
         note_worker(connection, body.worker, body.name, body.capabilities)
-        job = claim_job(connection, body.worker, seconds)
+        job = claim_job(connection, body.worker, seconds, service.settings.limits.project_running)
         if job is None:
             return Response(status_code=204)
         lease = build_lease(service, connection, job)
