@@ -13,14 +13,14 @@ _LOOK_SECONDS = 0.2
 
 
 def prefetched(
-    steps: Iterator[StepBatch], depth: int = 2, is_stopped: Callable[[], bool] | None = None
+    steps: Iterator[StepBatch], depth: int = 2, look: Callable[[], bool] | None = None
 ) -> Generator[StepBatch]:
     """The same steps in the same order, built ahead by one background thread.
 
-    depth: steps that are ready or being built at any time. is_stopped: ends a wait for a step, and with it
-    the steps, once it is true: a pipe may stay silent for long. What `steps` raises is raised here, after the
-    steps before it. Closing the generator lets the thread end after the step it is building; nothing waits
-    for it, not even the interpreter at its exit.
+    depth: steps that are ready or being built at any time. look: called a few times a second while a step is
+    waited for, as a pipe may stay silent for long; True ends the wait, and with it the steps. What `steps`
+    raises is raised here, after the steps before it. Closing the generator lets the thread end after the step
+    it is building; nothing waits for it, not even the interpreter at its exit.
     """
     ahead = _Ahead(depth)
     try:
@@ -30,7 +30,7 @@ def prefetched(
         yield from steps
         return
     try:
-        while (step := ahead.take(is_stopped)) is not None:
+        while (step := ahead.take(look)) is not None:
             yield step
     finally:
         ahead.close()
@@ -67,11 +67,11 @@ class _Ahead:
             self._ready.append(step)
             self._changed.notify_all()
 
-    def take(self, is_stopped: Callable[[], bool] | None) -> StepBatch | None:
+    def take(self, look: Callable[[], bool] | None) -> StepBatch | None:
         """Wait for the next step; None at the end. Raises what the producer raised."""
         with self._changed:
             while not self._changed.wait_for(lambda: self._ready or self._ended, _LOOK_SECONDS):
-                if is_stopped is not None and is_stopped():
+                if look is not None and look():
                     return None
             if self._ready:
                 step = self._ready.popleft()

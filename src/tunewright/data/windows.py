@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
 from threading import Lock
+from time import monotonic
 from typing import Protocol
 
 import numpy as np
@@ -35,6 +36,16 @@ class LineSource(Protocol):
     def report(self) -> DataReport: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A window that is being read: the rows of `size` that came so far, since when, and when the last one."""
+
+    rows: int
+    size: int
+    since: float
+    last: float
+
+
 @dataclass(slots=True)
 class Window:
     """Rows in the order read. rows holds what was prepared so far. digest: over the lines of all windows up
@@ -57,6 +68,8 @@ class Windows:
         self._next = 0
         self._digest = blake2b(digest_size=16)
         self._expected: tuple[int, str] | None = None
+        self.reading: Reading | None = None
+        """The window that a thread waits for now, if any. Times are those of time.monotonic."""
 
     def expect(self, position: int, source_state: str) -> None:
         """Check the rows before `position` when they are passed over: `source_state` is that of the step that
@@ -85,7 +98,7 @@ class Windows:
             return self._source.report()
 
     def _read_next(self) -> bool:
-        lines = list(islice(self._lines, self.size))
+        lines = self._take_lines()
         for line in lines:
             self._digest.update((line.text or b"").rstrip(b"\r\n") + b"\n")
         self._check_expected(len(lines))
@@ -95,6 +108,18 @@ class Windows:
         self._kept.pop(self._next - _KEPT, None)
         self._next += 1
         return True
+
+    def _take_lines(self) -> list[Line]:
+        started = monotonic()
+        self.reading = Reading(0, self.size, started, started)
+        try:
+            lines: list[Line] = []
+            for line in islice(self._lines, self.size):
+                lines.append(line)
+                self.reading = Reading(len(lines), self.size, started, monotonic())
+            return lines
+        finally:
+            self.reading = None
 
     def _check_expected(self, rows: int) -> None:
         """Once the window of the last row before the expected position was read, or nothing came."""

@@ -34,6 +34,7 @@ from tunewright.run.plan import Plan, amend_plan, resolve_micro_batch_size, reso
 from tunewright.run.resume import check_can_resume, check_same_settings, find_run
 from tunewright.run.rollback import Rollback
 from tunewright.run.saving import Saving
+from tunewright.run.source_wait import SourceWait
 from tunewright.run.stall import stall_handler
 from tunewright.run.summary import plan_lines
 from tunewright.trackers.fanout import open_trackers
@@ -101,7 +102,7 @@ def _run(
             inputs,
             plan,
             lambda micro_batch_size: build_stream(inputs, micro_batch_size),
-            lambda: stop.requested,
+            SourceWait(inputs.data.windows, watchdog, emit, lambda: stop.requested),
         )
         guard = Guard(config.guard.spike, checkpoint.run_state.get("guard") if checkpoint else None)
         saving = build_saving(config, feed, guard, engine, writer, emit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import closing
 
 from tunewright.data.prefetch import prefetched
 from tunewright.data.step import StepSource
@@ -10,6 +11,7 @@ from tunewright.data.stream import eval_batches
 from tunewright.errors import EngineOutOfMemory
 from tunewright.run.inputs import Inputs
 from tunewright.run.plan import Plan
+from tunewright.run.source_wait import SourceWait
 from tunewright.train.progress import Progress
 from tunewright.types import Batch, StepBatch
 
@@ -17,7 +19,7 @@ from tunewright.types import Batch, StepBatch
 class Feed:
     """Steps and held-out batches under the plan in force. `plan` changes only by an amendment.
 
-    streams: the stream of steps for a number of rows a forward pass. is_stopped: ends a wait for data.
+    streams: the stream of steps for a number of rows a forward pass.
     """
 
     def __init__(
@@ -25,15 +27,19 @@ class Feed:
         inputs: Inputs,
         plan: Plan,
         streams: Callable[[int], StepSource],
-        is_stopped: Callable[[], bool],
+        wait: SourceWait,
     ) -> None:
-        self._inputs, self._streams, self._is_stopped = inputs, streams, is_stopped
+        self._inputs, self._streams, self._wait = inputs, streams, wait
         self.plan = plan
 
     def steps(self, progress: Progress) -> Generator[StepBatch]:
         """Step batches from `progress` on, built ahead in the background."""
         steps = self._streams(self.plan.micro_batch_size).steps(progress.position)
-        return prefetched(steps, is_stopped=self._is_stopped)
+        done = progress.step
+        with closing(prefetched(steps, look=lambda: self._wait.look(done))) as ahead:
+            for step in ahead:
+                yield step
+                done += 1
 
     def held_out(self) -> list[Batch]:
         """Batches that hold each held-out example once."""

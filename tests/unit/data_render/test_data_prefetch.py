@@ -123,7 +123,7 @@ def test_a_stop_ends_the_wait_for_a_step() -> None:
         stop.set()
         release.wait(5)
 
-    assert [step.position for step in prefetched(blocked(), is_stopped=stop.is_set)] == [1]
+    assert [step.position for step in prefetched(blocked(), look=stop.is_set)] == [1]
     release.set()
     wait_until(lambda: threads() == 0)
 
