@@ -91,7 +91,10 @@ class Training:
     def _finish(self, code: int, stopping: Callable[[], bool]) -> Finish:
         step = self._translator.step
         if code == ExitCode.DONE:
-            self._transfer.send_export(self._run / "exports" / "final", "model", step)
+            final = self._run / "exports" / "final"
+            # The end of the last epoch is a checkpoint like the others; its bytes are stored once.
+            self._transfer.send_export(final, "checkpoint", step)
+            self._transfer.send_export(final, "model", step)
             return Finish(outcome="succeeded", exit_code=code, step=step)
         asked = self._keeper.wanted != "run" or stopping()
         if asked and (code == ExitCode.PREEMPTED or self._keeper.wanted == "cancel"):
