@@ -1,7 +1,8 @@
 """Write the reference pages from what the program itself says: `python docs/generate.py [--check]`.
 
-config.md comes from the docstrings of config/schema.py, cli.md from the commands. With --check nothing is
-written, and the exit code is 1 when a page differs from what would be written.
+config.md comes from the docstrings of config/schema.py, cli.md from the commands, api.md from the OpenAPI
+document and recorded examples. With --check nothing is written, and the exit code is 1 when a page differs
+from what would be written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from api_reference import api_page
 
 from tunewright.cli.lazy import Lazy, build_command
 from tunewright.cli.main import COMMANDS, app
@@ -161,7 +163,11 @@ def _exit_codes() -> Iterator[str]:
     yield "| 141 | the reader of the output went away |"
 
 
-PAGES: dict[Path, Callable[[], str]] = {REFERENCE / "config.md": config_page, REFERENCE / "cli.md": cli_page}
+PAGES: dict[Path, Callable[[], str]] = {
+    REFERENCE / "config.md": config_page,
+    REFERENCE / "cli.md": cli_page,
+    REFERENCE / "api.md": lambda: f"{NOTE}\n{api_page()}",
+}
 
 
 if __name__ == "__main__":

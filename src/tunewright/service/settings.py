@@ -16,22 +16,28 @@ BUILTIN_MODEL = "builtin:tiny"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request, job, key or project may take. The last five may be 0 for no limit.
-
-    requests_per_minute: of one key in one API process. project_jobs: that are not over. project_running: held
-    by workers; others wait. project_bytes: files, models and checkpoints.
-    """
+    """What one request, job, key or project may take. From `requests_per_minute` on, 0 means no limit."""
 
     file_bytes: int = 512 * MEBIBYTE
+    """Size of an uploaded file."""
     json_bytes: int = MEBIBYTE
+    """Size of the body of any other call."""
     seq_len: int = 131_072
+    """The longest `seq_len` that a job may ask for."""
     examples: int = 10
+    """Examples that a training file needs at least."""
     checkpoints_kept: int = 3
+    """Checkpoint models of a job; older ones go."""
     requests_per_minute: int = 6_000
+    """Requests of one key to one API process in any 60 seconds. A key may have a limit of its own."""
     project_jobs: int = 1_000
+    """Jobs of a project that are not over."""
     project_running: int = 0
+    """Jobs of a project that workers hold at once; others wait."""
     project_files: int = 10_000
+    """Files of a project."""
     project_bytes: int = 100 * 1024 * MEBIBYTE
+    """Bytes of a project's files, models and checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)

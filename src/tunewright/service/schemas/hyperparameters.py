@@ -19,7 +19,8 @@ def _whole(low: int, high: int) -> PlainValidator:
             raise ValueError(f'expected a whole number from {low} to {high}, or "auto"')
         return value
 
-    return PlainValidator(check, json_schema_input_type=int | Literal["auto"])
+    kind = Annotated[int, Field(ge=low, le=high)] | Literal["auto"]
+    return PlainValidator(check, json_schema_input_type=kind)
 
 
 def _above_zero(value: Any) -> Any:
@@ -50,7 +51,9 @@ class Hyperparameters(BaseModel):
     """Examples per optimizer step."""
     learning_rate_multiplier: Annotated[
         float | Literal["auto"],
-        PlainValidator(_above_zero, json_schema_input_type=float | Literal["auto"]),
+        PlainValidator(
+            _above_zero, json_schema_input_type=Annotated[float, Field(gt=0, lt=1e6)] | Literal["auto"]
+        ),
     ] = AUTO
     """Factor on the default learning rate."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
