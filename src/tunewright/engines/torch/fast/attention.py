@@ -128,9 +128,11 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         index: HeadIndex = ctx.index
-        kept = iter(ctx.saved_tensors)
+        # Recomputed activations can be asked for once.
+        saved = ctx.saved_tensors
+        kept = iter(saved)
         gradients: list[list[torch.Tensor]] = [[], [], []]
-        rows_W = grad_outputs[0].reshape(-1, ctx.saved_tensors[0].shape[-1])
+        rows_W = grad_outputs[0].reshape(-1, saved[0].shape[-1])
         for group in index.groups:
             parts = (next(kept), next(kept), next(kept))
             probabilities = [next(kept) for _ in _blocks(group.length)]

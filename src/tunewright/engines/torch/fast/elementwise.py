@@ -1,6 +1,8 @@
 """What a decoder layer does between matrix products, forward and backward, as functions of tensors.
 
-Each works on one value after the other, so a compiler makes one loop of it. Statistics are in fp32.
+Each works on one value after the other, so a compiler makes one loop of it. Without one they are written in
+place where they can be: on a CPU a fresh tensor costs more than what is computed into it. Statistics are in
+fp32.
 """
 
 # S tokens, D model width, F inner width of the MLP, C heads, W width of a head
@@ -20,8 +22,7 @@ ACTIVATIONS = {"silu": "silu", "gelu": "none", "gelu_pytorch_tanh": "tanh"}
 def norm(h_SD: torch.Tensor, weight_D: torch.Tensor, epsilon: float, shift: float) -> torch.Tensor:
     """RMS norm times (weight + shift), in the type of the weight."""
     x_SD = h_SD.float()
-    inverse_S1 = torch.rsqrt(x_SD.square().mean(-1, keepdim=True) + epsilon)
-    return (x_SD * inverse_S1 * (weight_D.float() + shift)).to(weight_D.dtype)
+    return (x_SD * _inverse(x_SD, epsilon)).mul_(weight_D.float() + shift).to(weight_D.dtype)
 
 
 def norm_backward(
@@ -29,10 +30,11 @@ def norm_backward(
 ) -> torch.Tensor:
     """Gradient of norm() towards h_SD, in fp32."""
     x_SD = h_SD.float()
-    inverse_S1 = torch.rsqrt(x_SD.square().mean(-1, keepdim=True) + epsilon)
+    inverse_S1 = _inverse(x_SD, epsilon)
     x_SD = x_SD * inverse_S1
     g_SD = dx_SD.float() * (weight_D.float() + shift)
-    return (g_SD - x_SD * (g_SD * x_SD).mean(-1, keepdim=True)) * inverse_S1
+    along_S1 = (g_SD * x_SD).mean(-1, keepdim=True)
+    return g_SD.sub_(x_SD.mul_(along_S1)).mul_(inverse_S1)
 
 
 def norm_backward_add(
@@ -40,14 +42,13 @@ def norm_backward_add(
     residual_SD: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """The same plus the gradient that came past the norm, rounded once."""
-    return (norm_backward(dx_SD, h_SD, weight_D, epsilon, shift) + residual_SD).to(h_SD.dtype)
+    return norm_backward(dx_SD, h_SD, weight_D, epsilon, shift).add_(residual_SD).to(h_SD.dtype)
 
 
 def gate(both_S2F: torch.Tensor, activation: str) -> torch.Tensor:
     """activation(gate) · up, of [gate, up] side by side."""
     gate_SF, up_SF = both_S2F.chunk(2, -1)
-    act_SF = F.silu(gate_SF) if activation == "silu" else F.gelu(gate_SF, approximate=activation)
-    return act_SF * up_SF
+    return _activate(gate_SF, activation).mul_(up_SF)
 
 
 def gate_backward(
@@ -55,13 +56,23 @@ def gate_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(gradient of [gate, up], gate(both) once more)."""
     gate_SF, up_SF = both_S2F.chunk(2, -1)
+    act_SF = _activate(gate_SF, activation)
+    dact_SF = dy_SF * up_SF
     if activation == "silu":
-        act_SF = F.silu(gate_SF)
-        dgate_SF = torch.ops.aten.silu_backward(dy_SF * up_SF, gate_SF)
+        dgate_SF = torch.ops.aten.silu_backward(dact_SF, gate_SF)
     else:
-        act_SF = F.gelu(gate_SF, approximate=activation)
-        dgate_SF = torch.ops.aten.gelu_backward(dy_SF * up_SF, gate_SF, approximate=activation)
-    return torch.cat((dgate_SF, dy_SF * act_SF), -1), act_SF * up_SF
+        dgate_SF = torch.ops.aten.gelu_backward(dact_SF, gate_SF, approximate=activation)
+    return torch.cat((dgate_SF, dy_SF * act_SF), -1), act_SF.mul_(up_SF)
+
+
+def _inverse(x_SD: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """1 / root mean square, [S, 1]."""
+    squares_S1 = torch.linalg.vector_norm(x_SD, dim=-1, keepdim=True).square_()
+    return squares_S1.div_(x_SD.shape[-1]).add_(epsilon).rsqrt_()
+
+
+def _activate(gate_SF: torch.Tensor, activation: str) -> torch.Tensor:
+    return F.silu(gate_SF) if activation == "silu" else F.gelu(gate_SF, approximate=activation)
 
 
 def turn(x_SCW: torch.Tensor, cos_SW: torch.Tensor, sin_SW: torch.Tensor, turned: int) -> torch.Tensor:
