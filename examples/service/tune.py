@@ -27,6 +27,7 @@ def main():
         model=BASE,
         training_file=file.id,
         suffix="dates",
+        seed=0,
         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 16}}},
         extra_body={"hyperparameters": {"lora_r": 16, "learning_rate": 5e-3, "seq_len": 128}},
     )
