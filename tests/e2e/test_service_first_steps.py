@@ -17,7 +17,11 @@ from service_server import descendants, kill_if_ours, wait_until
 from tunewright.assets.files import DATE_SAMPLES
 
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "docs/guides/moving-from-openai.md"
+PAGES = {
+    "README.md": r"",
+    "docs/guides/moving-from-openai.md": r"^succeeded ft:builtin:tiny:default:first:\w+ \d+$",
+}
+"""Pages whose programs run as they stand, and what they print."""
 VENV = Path(sys.executable).parent.parent
 # The targets as they are, on the environment that runs the tests instead of a new one.
 MAKE = ("make", "--no-print-directory", "-C", str(ROOT), f"VENV={VENV}", "-o", f"{VENV}/.installed")
@@ -100,12 +104,16 @@ def test_without_a_server_the_second_command_names_the_first(home: Path) -> None
 
 
 @needs_make
-def test_the_program_of_the_guide_runs_as_it_stands(told: str, home: Path) -> None:
+@pytest.mark.parametrize(("page", "printed"), PAGES.items())
+def test_the_program_of_a_page_runs_as_it_stands(told: str, home: Path, page: str, printed: str) -> None:
     url, key = _address(told)
-    blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
     program = "\n".join(blocks).replace("http://127.0.0.1:8200", url).replace("ftk_…", key)
     rows = DATE_SAMPLES.read_text(encoding="utf-8").splitlines(keepends=True)
-    (home / "rows.jsonl").write_text("".join(rows[:40]), encoding="utf-8")
+    for name in re.findall(r'open\("(\S+)", "rb"\)', program):
+        (home / name).write_text("".join(rows[:40]), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=home,
@@ -115,7 +123,7 @@ def test_the_program_of_the_guide_runs_as_it_stands(told: str, home: Path) -> No
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^succeeded ft:builtin:tiny:default:first:\w+ \d+$", done.stdout, re.MULTILINE)
+    assert re.search(printed, done.stdout, re.MULTILINE)
     # What the comments of the page say is printed.
     for said in re.findall(r"print\(.*\) +# (.+)$", program, re.MULTILINE):
         assert said in done.stdout
