@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tunewright.cache import CACHE_VARIABLE, cache_folder, make_cached
+from tunewright.cache import CACHE_VARIABLE, CachedFile, cache_folder, make_cached
 from tunewright.errors import DataError
 from tunewright.files import sample_pages
 
@@ -28,10 +28,10 @@ def cached_path(data: Path, kind: str) -> Path:
 
 def write_cached(
     path: Path, is_good: Callable[[], bool], build: Callable[[], Iterable[bytes | memoryview]], shown: str
-) -> None:
+) -> CachedFile:
     """As make_cached. A disk fault is a DataError about the data: `data.cache-full` or `data.cache`."""
     try:
-        make_cached(path, is_good, build)
+        return make_cached(path, is_good, build)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise cache_full(path, shown) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from tunewright.cache import CachedFile
 from tunewright.config.schema import SourceConfig
 from tunewright.data.faults import FAULTS_KEPT
 from tunewright.data.formats import parse_row
@@ -78,12 +79,16 @@ def _open_file(path: Path, shown: str) -> IndexedFile:
             raise empty_file(shown)
         kind = path.suffix.lower()
         is_copy = kind not in (".json", ".jsonl") or not holds_lines(path, shown)
-        index = open_index(spool_file(path, shown) if is_copy else path, shown)
+        index = _index_copy(spool_file(path, shown), shown) if is_copy else open_index(path, shown)
     except OSError as error:
         raise unreadable(shown, error) from error
     if index.rows == 0:
         raise empty_file(shown)
     return IndexedFile(index, is_copy, columnar=kind == ".parquet")
+
+
+def _index_copy(copy: CachedFile, shown: str) -> LineIndex:
+    return open_index(copy.path, shown, (copy,))
 
 
 def _try_raw(files: tuple[IndexedFile, ...], ends: tuple[int, ...], row: int) -> RawRow | DataError:

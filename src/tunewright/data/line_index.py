@@ -13,12 +13,13 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.cache import CachedFile
 from tunewright.data.cached_file import cached_path, write_cached
 from tunewright.data.lines import MAX_LINE_BYTES
 from tunewright.errors import DataError
@@ -35,7 +36,8 @@ _NEWLINE = 10
 
 @dataclass(frozen=True, slots=True)
 class LineIndex:
-    """The non-blank lines of one file by number. shown: its name in messages. sha256: of the whole file."""
+    """The non-blank lines of one file by number. shown: its name in messages. sha256: of the whole file.
+    cached: the files of the cache that reading needs."""
 
     data: Path
     shown: str
@@ -44,6 +46,7 @@ class LineIndex:
     sha256: str
     size: int
     mtime_ns: int
+    cached: tuple[CachedFile, ...] = field(compare=False, repr=False)
 
     def read(self, row: int, limit: int = MAX_LINE_BYTES) -> tuple[int, bytes | None]:
         """Line number from 1 and bytes of a row as iter_lines gives them: None when it is above `limit`.
@@ -77,20 +80,23 @@ class LineIndex:
         return file_changed(self.shown, got)
 
 
-def open_index(data: Path, shown: str) -> LineIndex:
-    """The index of a JSONL file, made now unless the cache has it.
+def open_index(data: Path, shown: str, needed: tuple[CachedFile, ...] = ()) -> LineIndex:
+    """The index of a JSONL file, made now unless the cache has it. needed: the file itself where it lies in
+    the cache.
 
     Raises DataError: `data.file-changed` when the file changes meanwhile, `data.cache` or `data.cache-full`
     when the index cannot be kept.
     """
     facts = data.stat()
     file = cached_path(data, "rows")
-    write_cached(file, lambda: _is_whole(file), lambda: _scan(data, shown, facts.st_size), shown)
+    index = write_cached(file, lambda: _is_whole(file), lambda: _scan(data, shown, facts.st_size), shown)
     now = data.stat()
     if (now.st_size, now.st_mtime_ns) != (facts.st_size, facts.st_mtime_ns):
         raise file_changed(shown, "a change while it was read")
     _, rows, _, sha256 = _read_footer(file)
-    return LineIndex(data, shown, file, rows, sha256.hex(), facts.st_size, facts.st_mtime_ns)
+    return LineIndex(
+        data, shown, file, rows, sha256.hex(), facts.st_size, facts.st_mtime_ns, (*needed, index)
+    )
 
 
 def file_changed(shown: str, got: str) -> DataError:

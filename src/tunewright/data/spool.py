@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+from tunewright.cache import CachedFile
 from tunewright.data.cached_file import cached_path, check_room, write_cached
 from tunewright.data.faults import fault_from_json, fault_to_json
 from tunewright.data.lines import MAX_LINE_BYTES
@@ -30,7 +31,7 @@ _OTHER_TYPE = "\ufdd0type"
 _FLUSH_BYTES = 2**20
 
 
-def spool_file(path: Path, shown: str) -> Path:
+def spool_file(path: Path, shown: str) -> CachedFile:
     """The copy of a Parquet, CSV or JSON file, made now unless the cache has it.
 
     Raises DataError when the file as a whole cannot be read, and `data.cache` or `data.cache-full`.
@@ -38,8 +39,7 @@ def spool_file(path: Path, shown: str) -> Path:
     copy = cached_path(path, "jsonl")
     if not copy.exists():
         check_room(copy, _ROOM * path.stat().st_size, shown)
-        write_cached(copy, copy.exists, lambda: _in_blocks(_iter_lines(path, shown)), shown)
-    return copy
+    return write_cached(copy, copy.exists, lambda: _in_blocks(_iter_lines(path, shown)), shown)
 
 
 def parse_spooled(line: bytes, shown: str, *, columnar: bool) -> RawRow:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.cache import CachedFile
 from tunewright.data.faults import Faults
 from tunewright.data.token_block import RowTokeniser, TokenBlock
 from tunewright.types import Example, SourceRef
@@ -40,7 +41,7 @@ class DamagedTable(Exception):
 @dataclass(frozen=True, slots=True)
 class TokenTable:
     """The rows of a source that can be trained on. facts: format, found, rows_read, files (their names) and
-    counts (RowSurvey.to_json)."""
+    counts (RowSurvey.to_json). cached: where they lie."""
 
     words_W: NDArray[np.int32]
     starts_E: NDArray[np.int64]
@@ -50,6 +51,7 @@ class TokenTable:
     lines_R: NDArray[np.int64]
     prints: bytes
     facts: dict[str, Any]
+    cached: CachedFile | None = None
 
     def __len__(self) -> int:
         return len(self.lines_R)

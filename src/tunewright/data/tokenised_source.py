@@ -84,8 +84,8 @@ def _open_cached(tokens: SourceTokens, files: Files, say: Say) -> TokenTable:
             if _state(file) != state:
                 raise file_changed(shown, "a change while it was read")
 
-    make_cached(path, is_good, build)
-    return found[0] if found else map_table(path)
+    cached = make_cached(path, is_good, build)
+    return replace(found[0] if found else map_table(path), cached=cached)
 
 
 def _key(tokens: SourceTokens, files: Files) -> str:
