@@ -116,7 +116,9 @@ def jobs(file: str) -> None:
     assert api.retrieve(job.id).id == job.id
     plain = api.create(model="builtin:tiny", training_file=file)
     assert [found.id for found in api.list(limit=1)][:2] == [plain.id, job.id]
-    for query in ({"metadata[team]": "a"}, {"metadata[empty]": ""}):
+    # The older clients leave out a parameter without a value.
+    empty: list[dict[str, str]] = [{"metadata[empty]": ""}] if openai.__version__ >= "3" else []
+    for query in ({"metadata[team]": "a"}, *empty):
         assert [found.id for found in api.list(extra_query=query)] == [job.id], query
     assert job.id not in [found.id for found in api.list(extra_query={"metadata": "null"})]
     told = [event.message for event in api.list_events(job.id, limit=1)]

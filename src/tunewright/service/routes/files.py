@@ -20,9 +20,15 @@ from tunewright.service.ids import FILE, new_id
 from tunewright.service.quotas import check_file_quota
 from tunewright.service.records import FileRecord, KeyRecord
 from tunewright.service.repeats import Repeat, RepeatArg, check_caller
-from tunewright.service.schemas import lists
-from tunewright.service.schemas.files import UPLOAD_BODY, UPLOAD_PURPOSES, FileObject, file_object
-from tunewright.service.schemas.lists import Deleted, page_of
+from tunewright.service.schemas.files import (
+    UPLOAD_BODY,
+    UPLOAD_PURPOSES,
+    FileObject,
+    FilePage,
+    file_object,
+    file_page,
+)
+from tunewright.service.schemas.lists import Deleted
 from tunewright.service.upload import Received, receive_upload
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
@@ -33,7 +39,12 @@ FileId = Annotated[str, Path(description="Id of the file.")]
 
 
 # receive_upload counts the bytes of the file by itself.
-@router.post("", max_body_size=UNLIMITED, openapi_extra={"requestBody": UPLOAD_BODY})
+@router.post(
+    "",
+    max_body_size=UNLIMITED,
+    openapi_extra={"requestBody": UPLOAD_BODY},
+    response_model_exclude_none=True,
+)
 async def create(request: Request, service: ServiceArg, key: UserArg, repeat: RepeatArg) -> FileObject:
     """Store an upload. The same upload sent again after a lost answer gives the first one's file."""
     await to_thread.run_sync(_check_room, service, key)
@@ -42,7 +53,8 @@ async def create(request: Request, service: ServiceArg, key: UserArg, repeat: Re
     return file_object(await to_thread.run_sync(_record, service, key, received, repeat))
 
 
-@router.get("")
+# OpenAI's schemas of files know no null.
+@router.get("", response_model_exclude_none=True)
 def list_(
     service: ServiceArg,
     key: UserArg,
@@ -50,16 +62,16 @@ def list_(
     limit: Annotated[int, Query(ge=1, le=10_000, description="Objects on a page.")] = 10_000,
     order: Annotated[Literal["asc", "desc"], Query(description="By the time of upload.")] = "desc",
     after: Annotated[str | None, Query(description="The page after the object with this id.")] = None,
-) -> lists.Page[FileObject]:
+) -> FilePage:
     """The project's files."""
     with service.database.read() as connection:
         found = list_files(connection, key.project, purpose, Page(limit, after, order))
     if found is None:
         raise bad_value(f"'after' names no file of this list: {after}", "after")
-    return page_of([file_object(file) for file in found[0]], found[1])
+    return file_page([file_object(file) for file in found[0]], found[1])
 
 
-@router.get("/{file_id}")
+@router.get("/{file_id}", response_model_exclude_none=True)
 def retrieve(file_id: FileId, service: ServiceArg, key: UserArg) -> FileObject:
     """One file."""
     with service.database.read() as connection:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from tunewright.service.records import FileRecord
-from tunewright.service.schemas.lists import ApiObject
+from tunewright.service.schemas.lists import ApiModel, ApiObject
 
 UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 UPLOAD_PURPOSES: tuple[str, ...] = get_args(UploadPurpose)
@@ -55,15 +56,37 @@ class FileObject(ApiObject):
     created_at: int
     """Unix time in seconds."""
     expires_at: int | None
-    """When it is deleted; null for never."""
+    """When it is deleted; left out for never."""
     filename: str
     """The name it was uploaded under; a label only."""
     purpose: str
     """What it may be used for; `fine-tune` for rows, `fine-tune-results` for what a job wrote."""
     status: Literal["processed"] = "processed"
     """Always `processed`: rows are read when a job names the file."""
-    status_details: str | None = None
-    """Always null."""
+
+
+class FilePage(ApiModel):
+    """A page of files."""
+
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    """The files of this page."""
+    first_id: str
+    """Id of the first of them; empty on an empty page."""
+    last_id: str
+    """Id of the last of them: `after` of the next page."""
+    has_more: bool
+    """Whether there is another page."""
+
+
+def file_page(files: Sequence[FileObject], has_more: bool) -> FilePage:
+    """The page of these files."""
+    return FilePage(
+        data=list(files),
+        first_id=files[0].id if files else "",
+        last_id=files[-1].id if files else "",
+        has_more=has_more,
+    )
 
 
 def file_object(file: FileRecord) -> FileObject:
