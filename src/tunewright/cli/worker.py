@@ -26,7 +26,10 @@ def command(
     check_installed()
     from tunewright.service.worker.loop import WorkerSettings, run_worker
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    run_worker(
-        WorkerSettings(server, require_key(key), folder.absolute(), name or socket.gethostname(), tied)
-    )
+    settings = WorkerSettings(server, require_key(key), folder.absolute(), name or socket.gethostname(), tied)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("tunewright.worker").setLevel(logging.INFO)
+    if not tied:
+        typer.echo(f"takes jobs from {server}, trains them in {settings.folder}", err=True)
+        typer.echo("Ctrl-C saves the running job and gives it back", err=True)
+    run_worker(settings)

@@ -17,6 +17,7 @@ from tunewright.service.worker.training import Training
 from tunewright.service.worker.transfer import Transfer
 
 log = logging.getLogger("tunewright.worker")
+_DOING = {"validate": "reads its files", "train": "trains"}
 
 
 def work_on(client: ServerClient, lease: Lease, root: Path, stopping: Callable[[], bool]) -> None:
@@ -25,7 +26,7 @@ def work_on(client: ServerClient, lease: Lease, root: Path, stopping: Callable[[
     root: the folder that job folders lie in. stopping: whether this worker was asked to end.
     """
     folder = root / lease.job
-    log.info("%s %s, attempt %d", lease.phase, lease.job, lease.attempt)
+    log.info("%s: %s", lease.job, _DOING[lease.phase])
     with LeaseKeeper(client, lease) as keeper:
         try:
             finish = _work(client, lease, folder, keeper, stopping)
@@ -33,7 +34,7 @@ def work_on(client: ServerClient, lease: Lease, root: Path, stopping: Callable[[
         except LeaseLost:
             log.warning("lost the lease of %s", lease.job)
             return
-    log.info("%s: %s", lease.job, finish.outcome)
+    log.info("%s: %s", lease.job, f"failed: {finish.message}" if finish.message else finish.outcome)
     if finish.outcome == "succeeded" or keeper.wanted == "cancel":
         shutil.rmtree(folder, ignore_errors=True)
 
