@@ -17,9 +17,8 @@ from tunewright.service.app import build_app
 from tunewright.service.audit import AuditLog
 from tunewright.service.children import LocalWorkers, WorkerCommand
 from tunewright.service.context import Service
-from tunewright.service.db.database import Database
 from tunewright.service.db.keys import count_keys, revoke_named
-from tunewright.service.db.migrate import upgrade
+from tunewright.service.db.opening import open_database
 from tunewright.service.keys import DEFAULT_PROJECT, create_key
 from tunewright.service.pepper import load_pepper
 from tunewright.service.settings import ServeSettings
@@ -60,10 +59,12 @@ def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
 
 
 def open_service(settings: ServeSettings) -> Service:
-    """Everything that requests need, with the newest database schema. Raises OSError."""
+    """Everything that requests need, with the newest database schema.
+
+    Raises ServiceError (`service.database`) and OSError.
+    """
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = Database(settings.database_url)
-    upgrade(database)
+    database = open_database(settings.database_url)
     blobs = LocalBlobs(settings.home / "blobs")
     return Service(settings, database, blobs, load_pepper(settings.home), AuditLog(settings.home))
 
