@@ -26,6 +26,7 @@ from tunewright.service.context import Service
 from tunewright.service.keys import create_key
 from tunewright.service.server import open_service
 from tunewright.service.settings import ServeSettings
+from tunewright.service.wire import http_config
 
 START_SECONDS = 60.0
 """Long, because the machine that runs the suite may be busy with something else."""
@@ -68,8 +69,7 @@ def serve_here(settings: ServeSettings) -> Generator[RunningServer]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         service = replace(service, settings=replace(settings, port=port))
-        config = uvicorn.Config(build_app(service), log_level="warning", access_log=False)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(http_config(build_app(service)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:

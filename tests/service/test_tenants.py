@@ -39,6 +39,12 @@ BLOB = "ab" * 32
 HTTP = httpx2.Client(verify=False, timeout=60)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    HTTP.close()
+
+
 @dataclass(frozen=True)
 class Operation:
     """One method of one path."""

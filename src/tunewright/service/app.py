@@ -17,6 +17,7 @@ from tunewright.service.db.database import DatabaseFault
 from tunewright.service.envelope import Refusals, RequestIds, install
 from tunewright.service.observe import Observed
 from tunewright.service.outcomes import release_expired
+from tunewright.service.patience import PatientBodies
 from tunewright.service.routes import files, health, jobs, metrics, models, worker
 from tunewright.service.schemas.errors import REFUSALS
 
@@ -42,7 +43,7 @@ def build_app(service: Service) -> ASGIApp:
         app.include_router(jobs.router, prefix=prefix, include_in_schema=prefix == jobs.PREFIXES[0])
     app.include_router(models.router)
     app.include_router(worker.router, include_in_schema=False)
-    return RequestIds(Observed(Refusals(app), service))
+    return RequestIds(Observed(PatientBodies(Refusals(app)), service))
 
 
 @asynccontextmanager

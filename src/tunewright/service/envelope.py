@@ -22,6 +22,8 @@ log = logging.getLogger("tunewright.service")
 
 UNLIMITED = 2**63
 """A body limit for routes that count by themselves."""
+LONGEST_PLACE = 200
+"""Letters of a field's name that are told: the name is the caller's, and may be as long as a body."""
 
 
 def install(app: FastAPI) -> None:
@@ -104,10 +106,10 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
     faults: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
     first: dict[str, Any] = dict(faults[0]) if faults else {}
     # The place starts with `body`, `query` or `path`, which the caller did not write.
-    where = ".".join(str(part) for part in first.get("loc", ())[1:]) or None
+    where = ".".join(str(part) for part in first.get("loc", ())[1:])[:LONGEST_PLACE] or None
     kind = first.get("type")
     if kind == "json_invalid":
-        return envelope(ApiError(400, "The body is not valid JSON", code="invalid_json"))
+        return envelope(_no_json())
     if kind == "extra_forbidden":
         message, code = f"Unrecognized request argument supplied: {where}", "unknown_parameter"
     elif kind == "missing":
@@ -119,7 +121,14 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _no_route(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error.__cause__, ApiError):
+        # FastAPI hides what was raised while it read the body.
+        return envelope(error.__cause__)
+    if isinstance(error.__cause__, ValueError | RecursionError):
+        return envelope(_no_json())
     status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 413:
+        return envelope(_too_large())
     place = f"{request.method} {request.url.path}"
     if status == 405:
         message = f"Not allowed to {request.method} on {request.url.path}"
@@ -133,6 +142,10 @@ def _no_route(request: Request, error: Exception) -> JSONResponse:
 def _failed(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return envelope(_internal())
+
+
+def _no_json() -> ApiError:
+    return ApiError(400, "The body is not valid JSON", code="invalid_json")
 
 
 def _internal() -> ApiError:

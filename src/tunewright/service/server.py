@@ -24,6 +24,7 @@ from tunewright.service.pepper import load_pepper
 from tunewright.service.settings import ServeSettings
 from tunewright.service.signals import stop_event
 from tunewright.service.store import LocalBlobs
+from tunewright.service.wire import http_config
 
 LOCAL_WORKER = "local worker"
 Say = Callable[[str], None]
@@ -41,9 +42,7 @@ def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
         service = open_service(settings)
         url = _url(listener)
         first = first_key(service)
-        server = uvicorn.Server(
-            uvicorn.Config(build_app(service), log_level="warning", access_log=False, server_header=False)
-        )
+        server = uvicorn.Server(http_config(build_app(service)))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         ready(url, first)

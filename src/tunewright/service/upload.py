@@ -11,7 +11,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tunewright.service.faults import ApiError, bad_value
+from tunewright.service.schemas.files import TRAINING
 from tunewright.service.store import BlobStore, BlobWriter
+from tunewright.service.upload_check import ContentCheck
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -43,7 +45,7 @@ async def receive_upload(request: Request, blobs: BlobStore, most_bytes: int) ->
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary or len(boundary) > 256:
-        raise ApiError(400, "Send the file as multipart/form-data, with the parts 'purpose' and 'file'")
+        raise _bad_form("Send the file as multipart/form-data, with the parts 'purpose' and 'file'")
     writer = await to_thread.run_sync(blobs.writer)
     try:
         form = _Form(writer, most_bytes)
@@ -52,13 +54,12 @@ async def receive_upload(request: Request, blobs: BlobStore, most_bytes: int) ->
             # Parsing also hashes and writes, which may wait for the disk.
             await to_thread.run_sync(parser.write, chunk)
         parser.finalize()
+        form.check_lines()
         if not form.ended or form.filename is None:
             raise bad_value("Missing required parameter: 'file'", "file", "missing_required_parameter")
         sha256 = await to_thread.run_sync(writer.commit)
     except FormParserError as error:
-        raise ApiError(
-            400, "The form of the upload is broken: it is not valid multipart/form-data"
-        ) from error
+        raise _bad_form("The form of the upload is broken: it is not valid multipart/form-data") from error
     finally:
         await to_thread.run_sync(writer.abort)
     return Received(form.fields, form.filename, sha256, writer.size)
@@ -83,6 +84,7 @@ class _Form:
     fields: dict[str, str] = field(default_factory=dict[str, str])
     filename: str | None = None
     ended: bool = False
+    content: ContentCheck = field(default_factory=ContentCheck)
     _parts: int = 0
     _around: int = 0
     _header: bytearray = field(default_factory=bytearray)
@@ -106,7 +108,7 @@ class _Form:
     def _begin(self) -> None:
         self._parts += 1
         if self._parts > MOST_PARTS:
-            raise ApiError(400, f"The form has too many parts: at most {MOST_PARTS}")
+            raise _bad_form(f"The form has too many parts: at most {MOST_PARTS}")
         self._headers.clear()
         self._header.clear()
         self._value.clear()
@@ -138,9 +140,17 @@ class _Form:
             self._count_around(end - start)
             self._value += data[start:end]
             return
-        self.writer.write(data[start:end])
+        piece = data[start:end]
+        self.content.feed(piece)
+        self.check_lines()
+        self.writer.write(piece)
         if self.writer.size > self.most_bytes:
             raise too_large(self.most_bytes)
+
+    def check_lines(self) -> None:
+        """Raise ApiError 400 for a training file with an endless line, as soon as the purpose is known."""
+        if self.fields.get("purpose") == TRAINING:
+            self.content.check_lines()
 
     def _on_part_end(self) -> None:
         if not self._in_file:
@@ -152,7 +162,11 @@ class _Form:
     def _count_around(self, size: int) -> None:
         self._around += size
         if self._around > ENVELOPE_BYTES:
-            raise ApiError(400, f"The form's fields are too long: at most {ENVELOPE_BYTES:,} bytes")
+            raise _bad_form(f"The form's fields are too long: at most {ENVELOPE_BYTES:,} bytes")
+
+
+def _bad_form(message: str) -> ApiError:
+    return ApiError(400, message, code="invalid_form")
 
 
 def label_of(filename: str) -> str:
