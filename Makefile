@@ -7,13 +7,14 @@ STEPS ?=
 KILLS ?= 100
 HOURS ?= 1
 KILL_MINUTES ?= 5
+EXAMPLES ?= 300
 SERVER ?= http://127.0.0.1:8200
 OPTIONS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos soak bench-mlx mac-check docs clean
+.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos soak bench-mlx mac-check conformance fuzz-api docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -63,6 +64,12 @@ chaos: $(VENV)/.installed-dev  ## Kill a run KILLS times (100) and compare it wi
 
 soak: $(VENV)/.installed-dev  ## Train for HOURS (1) with a kill every KILL_MINUTES (5) and measure what that costs
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/soak.py --hours $(HOURS) --kill-minutes $(KILL_MINUTES) --engine $(ENGINE)
+
+conformance: $(VENV)/.installed-dev  ## Run the official client 1.x, 2.x and 3.x against fresh servers on both databases
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow tests/service/test_client_versions.py
+
+fuzz-api: $(VENV)/.installed-dev  ## Make EXAMPLES (300) wrong and right calls of each kind up; none may make the server fail
+	API_EXAMPLES=$(EXAMPLES) $(TEST_ENV) $(BIN)/python -m pytest --timeout=3600 tests/service/test_own_openapi.py
 
 numerics: $(VENV)/.installed-dev  ## Measure what must be equal on every model family and print the table
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/numerics.py $(if $(JSON),--json $(JSON))

@@ -55,7 +55,7 @@ class FileObject(ApiObject):
     """Size."""
     created_at: int
     """Unix time in seconds."""
-    expires_at: int | None
+    expires_at: int | None = None
     """When it is deleted; left out for never."""
     filename: str
     """The name it was uploaded under; a label only."""
