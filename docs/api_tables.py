@@ -1,7 +1,7 @@
 """The tables of the API reference that no schema holds: events, refusals, ends of an attempt, limits.
 
-What the program decides (names, codes, numbers) is read from the program; a code without a
-meaning here is an error.
+What the program decides (names, codes, numbers) is read from the program; a test sees a code without a
+meaning here.
 """
 
 from __future__ import annotations
@@ -68,8 +68,12 @@ REFUSALS = {
     "unsupported_value": "a field asks for what is not there, such as integrations",
     "unsupported_method": "only the method `supervised` is there",
     "conflicting_values": "a setting stands in two places with different values",
+    "request_timeout": "the body came too slowly",
     "file_not_found": "no such file in this project; 400 when a job names it",
     "file_in_use": "a job that is not over reads the file",
+    "invalid_form": "an upload is no form of the fields that are asked for",
+    "unsupported_file": "an upload is an archive, or of another kind that cannot hold rows",
+    "invalid_training_file": "a line of an upload cannot be a row; a job fails with this code for its rows",
     "file_too_large": "the upload is above its limit",
     "request_too_large": "the body is above its limit",
     "job_already_completed": "the job is over and cannot be paused, resumed or cancelled",
@@ -110,7 +114,7 @@ def refusal_rows() -> Iterator[str]:
     yield '{"error": {"message": "…", "type": "invalid_request_error", "param": "seed", "code": "…"}}'
     yield from ("```", "", "`message` is for people; `code`, where there is one, is for programs.", "")
     rows = [
-        (", ".join(map(str, sorted(statuses))), f"`{code}`", REFUSALS[code])
+        (", ".join(map(str, sorted(statuses))), f"`{code}`", REFUSALS.get(code, ""))
         for code, statuses in sorted(refusal_codes().items(), key=lambda item: (min(item[1]), item[0]))
         if code not in WORKERS_ONLY
     ]
