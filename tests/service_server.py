@@ -76,6 +76,7 @@ def serve_here(settings: ServeSettings) -> Generator[RunningServer]:
             wait_until(lambda: server.started, "the server listens")
             yield RunningServer(f"http://127.0.0.1:{port}", service)
         finally:
+            service.stopping.set()
             server.should_exit = True
             thread.join(timeout=30)
             service.database.close()

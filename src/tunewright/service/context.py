@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -29,6 +30,8 @@ class Service:
     pepper: bytes
     audit: AuditLog
     traffic: Traffic = field(default_factory=Traffic)
+    stopping: Event = field(default_factory=Event)
+    """Set when the server ends, for answers that would go on."""
 
 
 def current_service(request: Request) -> Service:

@@ -66,15 +66,25 @@ def list_events(
     """Events newest first, from behind `after`, and whether there are more; None for an unknown `after`."""
     query = select(events).where(events.c.job_id == job_id)
     if after is not None:
-        last = connection.execute(
-            select(events.c.seq).where(events.c.job_id == job_id, events.c.id == after)
-        ).scalar_one_or_none()
+        last = event_number(connection, job_id, after)
         if last is None:
             return None
         query = query.where(events.c.seq < last)
     rows = connection.execute(query.order_by(events.c.seq.desc()).limit(limit + 1)).mappings()
     found = [to_event(row) for row in rows]
     return found[:limit], len(found) > limit
+
+
+def event_number(connection: Connection, job_id: str, event_id: str) -> int | None:
+    """The number of an event of this job; None for an unknown id."""
+    query = select(events.c.seq).where(events.c.job_id == job_id, events.c.id == event_id)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def events_behind(connection: Connection, job_id: str, number: int, limit: int) -> list[EventRecord]:
+    """Events with a higher number, oldest first."""
+    query = select(events).where(events.c.job_id == job_id, events.c.seq > number)
+    return [to_event(row) for row in connection.execute(query.order_by(events.c.seq).limit(limit)).mappings()]
 
 
 def record_metrics(

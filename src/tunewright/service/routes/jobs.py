@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import StreamingResponse
 
 from tunewright.service.actions import act
 from tunewright.service.context import ServiceArg, UserArg
 from tunewright.service.creation import create_job
 from tunewright.service.db.artifacts import list_checkpoints
 from tunewright.service.db.database import Connection
-from tunewright.service.db.events import list_events
+from tunewright.service.db.events import event_number, list_events
 from tunewright.service.db.jobs import find_job, list_jobs
 from tunewright.service.db.pages import Page
+from tunewright.service.event_stream import stream_events
 from tunewright.service.faults import bad_value, no_such_job
 from tunewright.service.jobs import Action
 from tunewright.service.records import JobRecord, KeyRecord
@@ -37,6 +39,10 @@ PREFIXES = ("/v1/fine_tuning/jobs", "/v1/fine-tuning/jobs")
 JobId = Annotated[str, Path(description="Id of the job.")]
 LimitArg = Annotated[int, Query(ge=1, le=100, description="Objects on a page.")]
 AfterArg = Annotated[str | None, Query(description="The page after the object with this id.")]
+SERVER_SENT = "text/event-stream"
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {SERVER_SENT: {"schema": {"type": "string"}}}, "description": "A page, or a stream"}
+}
 _FILTER = re.compile(r"metadata\[(.{0,64})\]")
 
 
@@ -84,15 +90,30 @@ def resume(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
     return _act(service, key, job_id, Action.RESUME)
 
 
-@router.get("/{job_id}/events")
+@router.get("/{job_id}/events", response_model=lists.Page[Event], responses=EVENT_STREAM)
 def events(
-    job_id: JobId, service: ServiceArg, key: UserArg, limit: LimitArg = 20, after: AfterArg = None
-) -> lists.Page[Event]:
-    """What happened to a job, newest first."""
+    job_id: JobId,
+    service: ServiceArg,
+    key: UserArg,
+    limit: LimitArg = 20,
+    after: AfterArg = None,
+    stream: Annotated[bool, Query(description="Send events as they come, oldest first.")] = False,
+    last_event_id: Annotated[
+        str | None, Header(description="As `after`, for a stream that is taken up again.")
+    ] = None,
+) -> lists.Page[Event] | StreamingResponse:
+    """What happened to a job, newest first. With `stream` it is told as server-sent events, oldest first, from
+    the first one or from behind `after` to the end of the job, and closed with `[DONE]`."""
+    after = after or last_event_id if stream else after
     with service.database.read() as connection:
-        found = list_events(connection, _found(connection, key, job_id).id, limit, after)
-    if found is None:
+        job = _found(connection, key, job_id)
+        behind = event_number(connection, job.id, after) if after else 0
+        found = None if stream else list_events(connection, job.id, limit, after)
+    if behind is None:
         raise bad_value(f"'after' names no event of this job: {after}", "after")
+    if found is None:
+        lines = stream_events(service, key.project, job.id, behind)
+        return StreamingResponse(lines, media_type=SERVER_SENT, headers={"x-accel-buffering": "no"})
     return page_of([event_object(event) for event in found[0]], found[1])
 
 

@@ -1,0 +1,50 @@
+"""The events of a job as server-sent events: those that were, then those that come, until the job is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import anyio
+from anyio import to_thread
+
+from tunewright.service.context import Service
+from tunewright.service.db.events import events_behind
+from tunewright.service.db.jobs import find_job
+from tunewright.service.jobs import TERMINAL
+from tunewright.service.records import EventRecord
+from tunewright.service.schemas.jobs import event_object
+
+POLL_SECONDS = 0.5
+PING_SECONDS = 15.0
+"""A line goes out at least so often: proxies cut connections that are silent for a minute."""
+EVENTS_READ = 500
+DONE = b"data: [DONE]\n\n"
+
+
+async def stream_events(service: Service, project: str, job_id: str, behind: int) -> AsyncIterator[bytes]:
+    """Events with a number above `behind`, oldest first. Ends with [DONE] when the job is over and all are
+    told, and without it when the server stops: a client comes back with the id of the last one."""
+    told = time.monotonic()
+    while not service.stopping.is_set():
+        is_over, events = await to_thread.run_sync(_read, service, project, job_id, behind)
+        for event in events:
+            behind = event.seq
+            yield f"id: {event.id}\ndata: {event_object(event).model_dump_json()}\n\n".encode()
+        if events:
+            told = time.monotonic()
+            continue
+        if is_over:
+            yield DONE
+            return
+        if time.monotonic() - told >= PING_SECONDS:
+            told = time.monotonic()
+            yield b": ping\n\n"
+        await anyio.sleep(POLL_SECONDS)
+
+
+def _read(service: Service, project: str, job_id: str, behind: int) -> tuple[bool, list[EventRecord]]:
+    with service.database.read() as connection:
+        # The job first: nothing is told after its end, so that no event can slip in between.
+        job = find_job(connection, project, job_id)
+        return job is None or job.status in TERMINAL, events_behind(connection, job_id, behind, EVENTS_READ)
