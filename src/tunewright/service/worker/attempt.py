@@ -34,9 +34,15 @@ def work_on(client: ServerClient, lease: Lease, root: Path, stopping: Callable[[
         except LeaseLost:
             log.warning("lost the lease of %s", lease.job)
             return
-    log.info("%s: %s", lease.job, f"failed: {finish.message}" if finish.message else finish.outcome)
+    log.info("%s: %s", lease.job, _told(finish, keeper.wanted))
     if finish.outcome == "succeeded" or keeper.wanted == "cancel":
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _told(finish: Finish, wanted: str) -> str:
+    if wanted == "cancel":
+        return "cancelled"
+    return f"failed: {finish.message}" if finish.outcome == "failed" else finish.outcome
 
 
 def _work(
