@@ -82,6 +82,10 @@ def _run(
     config = inputs.config
     plan, changes = _settle_plan(inputs, checkpoint)
     engine = build_engine(plan.engine, build_engine_spec(inputs, plan))
+    if checkpoint and engine.facts.kernels != plan.kernels:
+        say(f"warning: layers were computed {plan.kernels} and now are {engine.facts.path}: other roundings")
+    # What the engine settled on the loaded model; a resume computes in the same way.
+    plan = plan.model_copy(update={"kernels": engine.facts.kernels, "path": engine.facts.path})
     progress = Progress()
     if checkpoint:
         engine.restore(checkpoint.engine)

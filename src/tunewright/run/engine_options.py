@@ -28,6 +28,12 @@ def resolve_optimizer(config: RunConfig, engine: str, device: DeviceFacts) -> st
     return config.train.optimizer if engine == "torch" and device.device.startswith("cuda") else "adamw"
 
 
+def resolve_kernels(config: RunConfig, engine: str) -> str:
+    """How layers are computed, as asked: the torch engine settles `auto` on the loaded model, and MLX has one
+    way."""
+    return config.model.kernels if engine == "torch" else "plain"
+
+
 def resolve_merge_base(config: RunConfig, engine: str) -> str:
     """What the adapter of a quantised base is merged into: original or dequantised. Raises ConfigError
     (`config.conflict`)."""

@@ -59,6 +59,7 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
         seed=plan.seed,
         quantization=plan.quantization,
         merge_base=resolve_merge_base(config, plan.engine),
+        kernels=plan.kernels,
     )
 
 

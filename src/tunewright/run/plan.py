@@ -15,7 +15,7 @@ from tunewright.data.step import StepSource
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.engines.registry import detect_device, resolve_engine
 from tunewright.errors import ConfigError
-from tunewright.run.engine_options import resolve_optimizer, resolve_quantization
+from tunewright.run.engine_options import resolve_kernels, resolve_optimizer, resolve_quantization
 from tunewright.run.inputs import Inputs
 
 ADAPTER_LEARNING_RATE = 2e-4
@@ -51,6 +51,9 @@ class Plan(BaseModel):
     quantization: str = "none"
     precision: str
     attention: str
+    # What a resume computes layers with, and the same with the reason for a person.
+    kernels: str = "plain"
+    path: str = "plain"
     activation_checkpointing: bool
     micro_batch_size: int
     optimizer: str = "adamw"
@@ -83,6 +86,7 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
         quantization=resolve_quantization(config, engine),
         precision=precision,
         attention=config.model.attention,
+        kernels=resolve_kernels(config, engine),
         activation_checkpointing=config.train.activation_checkpointing is True,
         micro_batch_size=resolve_micro_batch_size(config),
         optimizer=resolve_optimizer(config, engine, device),

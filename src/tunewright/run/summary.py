@@ -26,6 +26,7 @@ def plan_lines(
         f"weight decay {config.train.weight_decay:g}, clip {config.train.max_grad_norm:g}, seed {plan.seed}",
         "device": f"{plan.engine} on {plan.device} ({plan.device_name}), {plan.precision}, "
         f"attention {facts.attention}, {plan.threads} threads",
+        "kernels": _kernels(config, facts),
         "looks": f"evaluation every {config.evaluate.every_steps} steps"
         if plan.held_out_rows
         else "no evaluation (nothing is held out)",
@@ -48,6 +49,12 @@ def _optimizer(config: RunConfig, plan: Plan) -> str:
     if plan.optimizer == config.train.optimizer:
         return plan.optimizer
     return f"{plan.optimizer} (warning: {config.train.optimizer} is for torch on CUDA)"
+
+
+def _kernels(config: RunConfig, facts: EngineFacts) -> str:
+    asked = config.model.kernels
+    missed = asked not in ("auto", facts.kernels)
+    return f"{facts.path} (warning: {asked} was asked for)" if missed else facts.path
 
 
 def _epoch(count: int | None) -> str:

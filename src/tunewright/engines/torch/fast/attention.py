@@ -106,7 +106,8 @@ def _invert(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 def attend_heads(qkv_SCW: torch.Tensor, index: HeadIndex, scale: float) -> torch.Tensor:
     """Causal attention inside each document: [S, C, W] → [S, P·G·W]; padding gets zeros."""
-    return _Attend.apply(qkv_SCW, index, scale)  # pyright: ignore[reportReturnType]
+    result: Any = _Attend.apply(qkv_SCW, index, scale)
+    return result
 
 
 class _Attend(torch.autograd.Function):

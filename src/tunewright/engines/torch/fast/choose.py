@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.fast.build import replace_layers, restore_layers, why_plain
+from tunewright.engines.torch.fast.compiled import compile_elementwise
 from tunewright.engines.torch.fast.elementwise import EAGER, Elementwise
 from tunewright.engines.torch.load import vocabulary_size
 from tunewright.engines.torch.lora import lora_layers
@@ -36,14 +37,14 @@ _ALL_TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """kernels: plain or fast. reason: why plain, where that was not asked for."""
+    """kernels: plain, fast or compiled. reason: why not more, where more could be."""
 
     kernels: str
     reason: str | None = None
 
     @property
     def path(self) -> str:
-        """For a person: `fast`, `plain`, or `plain: why`."""
+        """For a person: `fast`, `plain: why`."""
         return self.kernels if self.reason is None else f"{self.kernels}: {self.reason}"
 
 
@@ -55,9 +56,15 @@ def choose_kernels(model: PreTrainedModel, spec: EngineSpec, *, by_rows: bool) -
     reason = why_plain(model, spec)
     if reason is None and spec.kernels == "auto":
         reason = _why_not_by_itself(model.device, spec)
-    if reason is None:
-        reason = _prove(model, spec, EAGER, by_rows=by_rows)
-    return Chosen("fast") if reason is None else Chosen("plain", reason)
+    if reason is not None:
+        return Chosen("plain", reason)
+    without = None
+    if spec.kernels == "compiled" or (spec.kernels == "auto" and model.device.type == "cuda"):
+        without = _prove_compiled(model, spec, by_rows=by_rows)
+        if without is None:
+            return Chosen("compiled")
+    reason = _prove(model, spec, EAGER, by_rows=by_rows)
+    return Chosen("plain", reason) if reason is not None else Chosen("fast", without)
 
 
 def _why_not_by_itself(device: torch.device, spec: EngineSpec) -> str | None:
@@ -65,6 +72,15 @@ def _why_not_by_itself(device: torch.device, spec: EngineSpec) -> str | None:
     if device.type == "cpu" and spec.precision == "fp32":
         return "fp32 on a CPU"
     return None if device.type in ("cpu", "cuda") else f"{device.type} devices"
+
+
+def _prove_compiled(model: PreTrainedModel, spec: EngineSpec, *, by_rows: bool) -> str | None:
+    try:
+        ops = compile_elementwise(model.device)
+    except RuntimeError as error:
+        return f"not compiled, {error}"
+    reason = _prove(model, spec, ops, by_rows=by_rows)
+    return None if reason is None else f"not compiled, {reason}"
 
 
 def _prove(model: PreTrainedModel, spec: EngineSpec, ops: Elementwise, *, by_rows: bool) -> str | None:

@@ -67,23 +67,27 @@ class Turn:
 
 def project_normed(h_SD: torch.Tensor, inward: Inward) -> tuple[torch.Tensor, torch.Tensor]:
     """(projection of the normed h, h itself). Adding to the second one later costs no pass of its own."""
-    return _ProjectNormed.apply(h_SD, inward, *inward.projection.parameters)  # pyright: ignore[reportReturnType]
+    result: Any = _ProjectNormed.apply(h_SD, inward, *inward.projection.parameters)
+    return result
 
 
 def turn_heads(qkv_SCW: torch.Tensor, turn: Turn) -> torch.Tensor:
     """Queries and keys normed where the family does so, then turned by position; values as they are."""
-    return _TurnHeads.apply(qkv_SCW, turn)  # pyright: ignore[reportReturnType]
+    result: Any = _TurnHeads.apply(qkv_SCW, turn)
+    return result
 
 
 def project_add(x_SI: torch.Tensor, h_SD: torch.Tensor, projection: Projection) -> torch.Tensor:
     """h + projection of x."""
-    return _ProjectAdd.apply(x_SI, h_SD, projection, *projection.parameters)  # pyright: ignore[reportReturnType]
+    result: Any = _ProjectAdd.apply(x_SI, h_SD, projection, *projection.parameters)
+    return result
 
 
 def add_mlp(h_SD: torch.Tensor, mlp: Mlp) -> torch.Tensor:
     """h + down(activation(gate) · up) of the normed h."""
     adapters = (*mlp.inward.projection.parameters, *mlp.down.parameters)
-    return _AddMlp.apply(h_SD, mlp, *adapters)  # pyright: ignore[reportReturnType]
+    result: Any = _AddMlp.apply(h_SD, mlp, *adapters)
+    return result
 
 
 class _ProjectNormed(torch.autograd.Function):
