@@ -10,13 +10,19 @@ from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events
 from tunewright.service.db.files import find_file
 from tunewright.service.db.jobs import add_job, find_job
+from tunewright.service.extra_config import check_extra
 from tunewright.service.faults import ApiError, bad_value, no_such_model
 from tunewright.service.ids import JOB, new_id, short_id
 from tunewright.service.jobs import Status
 from tunewright.service.quotas import check_job_quota
 from tunewright.service.records import ArtifactRecord, JobRecord, KeyRecord
 from tunewright.service.repeats import Repeat
-from tunewright.service.run_settings import requested_hyperparameters, shown_hyperparameters
+from tunewright.service.run_settings import (
+    requested_hyperparameters,
+    resolve_hyperparameters,
+    run_settings,
+    shown_hyperparameters,
+)
 from tunewright.service.schemas.files import TRAINING
 from tunewright.service.schemas.hyperparameters import Hyperparameters
 from tunewright.service.schemas.jobs import CreateJob
@@ -53,6 +59,15 @@ def _check(service: Service, body: CreateJob) -> Hyperparameters:
         raise bad_value(f"'seq_len' may be {most} at most", "hyperparameters.seq_len")
     if body.integrations:
         raise bad_value("Integrations are not available on this server", "integrations", "unsupported_value")
+    # Rows are not known yet; no setting of x_config is measured against them.
+    settings = run_settings(
+        resolve_hyperparameters(shown_hyperparameters(asked), service.settings.limits.examples),
+        model="builtin:tiny",
+        seed=0,
+        rows=service.settings.limits.examples,
+        format=body.format,
+    )
+    check_extra(body.x_config, settings)
     return asked
 
 
@@ -88,6 +103,7 @@ def _add(
                 "start_from": tuned.name if tuned else None,
                 "format": body.format,
                 "model_name": name,
+                "x_config": body.x_config,
             },
             "hyperparameters": shown_hyperparameters(asked),
         },

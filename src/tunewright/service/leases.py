@@ -8,6 +8,7 @@ from tunewright.service.context import Service
 from tunewright.service.db.artifacts import find_model, newest_state
 from tunewright.service.db.database import Connection
 from tunewright.service.db.files import find_stored_file
+from tunewright.service.extra_config import with_extra
 from tunewright.service.jobs import Status
 from tunewright.service.records import ArtifactRecord, JobRecord
 from tunewright.service.run_settings import data_settings, run_settings
@@ -38,12 +39,16 @@ def build_lease(service: Service, connection: Connection, job: JobRecord) -> Lea
 
 def _settings(service: Service, job: JobRecord) -> dict[str, Any]:
     model = service.settings.models[job.request["base"]]
-    format_ = job.request["format"]
+    format_: str | None = job.request["format"]
+    extra: dict[str, Any] = job.request.get("x_config") or {}
     if job.status is Status.VALIDATING:
         asked = Hyperparameters.model_validate(dict(job.hyperparameters))
-        return {"model": {"name": model}, "data": data_settings(asked, format_)}
+        data = {"data": data_settings(asked, format_)}
+        only = {name: values for name, values in extra.items() if name in data}
+        return {"model": {"name": model}, **with_extra(data, only)}
     rows = int((job.checked or {})["train_rows"])
-    return run_settings(job.hyperparameters, model=model, seed=job.seed, rows=rows, format=format_)
+    settings = run_settings(job.hyperparameters, model=model, seed=job.seed, rows=rows, format=format_)
+    return with_extra(settings, extra)
 
 
 def _input(connection: Connection, file_id: str) -> InputFile:

@@ -63,6 +63,8 @@ class CreateJob(_Request):
     """Not there yet: anything but an empty list is refused."""
     format: Format | None = None
     """Row format of the files; found from their first rows if left out."""
+    x_config: dict[str, Any] | None = None
+    """Further settings of the run file, such as `{"train": {"schedule": "constant"}}`. No paths."""
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +126,8 @@ class Job(ApiObject):
     """Why it failed; null unless it did."""
     user_provided_suffix: str | None
     """`suffix` of the create call."""
+    x_config: dict[str, Any] | None
+    """As given."""
 
 
 class Event(ApiObject):
@@ -181,6 +185,7 @@ def job_object(job: JobRecord) -> Job:
         integrations=[],
         error=None if job.error is None else JobError(**job.error),
         user_provided_suffix=job.suffix,
+        x_config=job.request.get("x_config"),
     )
 
 

@@ -46,7 +46,10 @@ def _arguments(lease: Lease, file: str) -> list[str]:
     data = lease.settings["data"]
     arguments = ["data", "check", file, "--json", "--model", lease.settings["model"]["name"]]
     arguments += ["--format", data["format"], "--overlong", data["overlong"]]
-    return [*arguments, "--seq-len", str(data["seq_len"])] if "seq_len" in data else arguments
+    for name in ("seq_len", "train_on", "thinking"):
+        if name in data:
+            arguments += [f"--{name.replace('_', '-')}", str(data[name])]
+    return arguments
 
 
 def _run(
