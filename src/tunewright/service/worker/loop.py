@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tunewright.errors import ServiceError
 from tunewright.service.ids import WORKER, new_id
 from tunewright.service.schemas.lease import Claim
 from tunewright.service.signals import stop_event
@@ -43,8 +44,10 @@ class WorkerSettings:
 
 def run_worker(settings: WorkerSettings) -> None:
     """Work until SIGTERM, SIGINT or, when tied, the end of standard input. A running job is saved and given
-    back first. Raises ServiceError when the server does not want this worker."""
+    back first. Raises ServiceError when the server does not want this worker, or when it could train nothing
+    (`service.no-engine`)."""
     stop = stop_event()
+    check_engine()
     if settings.tied:
         threading.Thread(target=_set_at_end_of_input, args=(stop,), daemon=True).start()
     settings.folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +78,25 @@ def _claim_until_stopped(client: ServerClient, claim: Claim, folder: Path, stop:
             stop.wait(POLL_SECONDS * random.uniform(0.7, 1.3))
 
 
+def check_engine() -> None:
+    """Raise ServiceError where no engine is installed: such a worker would fail every job that it claims."""
+    if not _engines():
+        raise ServiceError(
+            "this machine has no engine to train with",
+            got="neither torch nor mlx",
+            hint="pip install 'tunewright[torch]', or run workers on other machines and serve --workers 0",
+            code="service.no-engine",
+        )
+
+
+def _engines() -> list[str]:
+    return [name for name in ("torch", "mlx") if find_spec(name) is not None]
+
+
 def capabilities() -> dict[str, Any]:
     """What this machine has, found without loading an engine."""
     return {
-        "engines": [name for name in ("torch", "mlx") if find_spec(name) is not None],
+        "engines": _engines(),
         "platform": f"{sys.platform}-{platform.machine()}",
         "cuda": Path("/dev/nvidia0").exists(),
         "cpus": os.cpu_count() or 1,
