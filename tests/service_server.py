@@ -31,7 +31,7 @@ from tunewright.service.wire import http_config
 START_SECONDS = 60.0
 """Long, because the machine that runs the suite may be busy with something else."""
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-_SERVING = re.compile(r"serving at (http://\S+)/v1")
+_SERVING = re.compile(r"serving at (https?://\S+)/v1")
 
 
 @dataclass(frozen=True)

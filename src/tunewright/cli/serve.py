@@ -2,41 +2,90 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.cli.service import HOME, DatabaseOption, HomeOption, check_installed
+from tunewright.cli.service import (
+    HOME,
+    DatabaseOption,
+    HomeOption,
+    LogFormat,
+    LogFormatOption,
+    check_installed,
+)
+from tunewright.cli.settings_file import ConfigOption
 from tunewright.cli.welcome import welcome
+
+if TYPE_CHECKING:
+    from tunewright.service.settings import Limits
 
 
 def command(
+    config: ConfigOption = None,
     home: HomeOption = HOME,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+        str,
+        typer.Option(envvar="TUNEWRIGHT_HOST", help="Address to listen on; 0.0.0.0 lets other machines in."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8200,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, envvar="TUNEWRIGHT_PORT", help="Port; 0 takes a free one.")
+    ] = 8200,
     database: DatabaseOption = None,
-    workers: Annotated[int, typer.Option(min=0, help="Workers started on this machine.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=0, envvar="TUNEWRIGHT_WORKERS", help="Workers started on this machine.")
+    ] = 1,
     models: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", metavar="NAME=MODEL", help="Offer a base model: a hub id or a folder. Repeatable."
+            "--model",
+            metavar="NAME=MODEL",
+            envvar="TUNEWRIGHT_MODELS",
+            help="Offer a base model: a hub id or a folder. Repeatable.",
         ),
     ] = None,
     lease_seconds: Annotated[
-        float, typer.Option(min=1, help="A job whose worker is silent for so long is given to another one.")
+        float,
+        typer.Option(
+            min=1,
+            envvar="TUNEWRIGHT_LEASE_SECONDS",
+            help="A job whose worker is silent for so long is given to another one.",
+        ),
     ] = 60.0,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit",
+            metavar="NAME=NUMBER",
+            envvar="TUNEWRIGHT_LIMITS",
+            help="What a key or project may take, such as project_jobs=20; 0 is no limit. Repeatable.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(envvar="TUNEWRIGHT_TLS_CERT", help="Certificate with its chain, PEM. Needs --tls-key."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="TUNEWRIGHT_TLS_KEY", help="Private key of the certificate, PEM.")
+    ] = None,
+    log_format: LogFormatOption = LogFormat.TEXT,
 ) -> None:
     """Serve the OpenAI fine-tuning API, with a queue and a worker.
 
     The first start prints an admin key. SIGTERM or Ctrl-C saves running jobs and ends everything.
     """
     check_installed()
+    from tunewright.service.logs import configure_logging
     from tunewright.service.server import run_server
-    from tunewright.service.settings import BUILTIN_MODEL, ServeSettings
+    from tunewright.service.settings import BUILTIN_MODEL, ServeSettings, Tls
+
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key belong together")
+    configure_logging(log_format.value)
 
     settings = ServeSettings(
         home=home.expanduser(),
@@ -46,12 +95,32 @@ def command(
         workers=workers,
         lease_seconds=lease_seconds,
         models={BUILTIN_MODEL: BUILTIN_MODEL, **dict(map(_read_model, models or ()))},
+        limits=_read_limits(limits or ()),
+        tls=Tls(tls_cert, tls_key) if tls_cert and tls_key else None,
+        log_format=log_format.value,
     )
 
     def ready(url: str, key: str | None) -> None:
         typer.echo("\n".join(welcome(url, key, settings.home)))
 
     run_server(settings, typer.echo, ready)
+
+
+def _read_limits(texts: Iterable[str]) -> Limits:
+    from tunewright.service.settings import UNLIMITED_BY_ZERO, Limits
+
+    names = [field.name for field in dataclasses.fields(Limits)]
+    given: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if name not in names or not number.isdecimal():
+            raise typer.BadParameter(
+                f"--limit {text} is not NAME=NUMBER with a whole number and one of {', '.join(names)}"
+            )
+        given[name] = int(number)
+        if not given[name] and name not in UNLIMITED_BY_ZERO:
+            raise typer.BadParameter(f"--limit {text}: {name} has to be 1 or more")
+    return Limits(**given)
 
 
 def _read_model(text: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,14 @@ from tunewright.errors import ServiceError
 SERVER = "http://127.0.0.1:8200"
 HOME = Path("~/.tunewright")
 NEEDED = ("alembic", "fastapi", "httpx2", "prometheus_client", "python_multipart", "sqlalchemy", "uvicorn")
+
+
+class LogFormat(StrEnum):
+    """How a process of the service logs."""
+
+    TEXT = "text"
+    JSON = "json"
+
 
 ServerOption = Annotated[
     str, typer.Option(envvar="TUNEWRIGHT_SERVER", help="Address of the server.", metavar="URL")
@@ -33,6 +42,13 @@ DatabaseOption = Annotated[
         "--database",
         envvar="TUNEWRIGHT_DATABASE",
         help="postgresql+psycopg://… in place of SQLite in the home folder.",
+    ),
+]
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        envvar="TUNEWRIGHT_LOG_FORMAT",
+        help="Log on stderr: lines for a person, or JSON with a line for every request.",
     ),
 ]
 

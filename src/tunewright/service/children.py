@@ -28,12 +28,14 @@ class WorkerCommand:
     url: str
     key: str
     folder: Path
+    log_format: str = "text"
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start one. Its standard input ends when this process does, however it ends."""
         command = [sys.executable, "-m", "tunewright.cli.main", "worker", "--tied"]
         command += ["--server", self.url, "--folder", str(self.folder)]
-        environment = {**os.environ, "TUNEWRIGHT_KEY": self.key}
+        own = {"TUNEWRIGHT_KEY": self.key, "TUNEWRIGHT_LOG_FORMAT": self.log_format}
+        environment = {**os.environ, **own}
         return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
+import logging
 import os
 import socket
 import threading
@@ -10,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
+from starlette.types import ASGIApp
 
 from tunewright.errors import ServiceError
 from tunewright.service.app import build_app
@@ -21,10 +23,12 @@ from tunewright.service.db.keys import count_keys, revoke_named
 from tunewright.service.db.opening import open_database
 from tunewright.service.keys import DEFAULT_PROJECT, create_key
 from tunewright.service.pepper import load_pepper
+from tunewright.service.serving import HttpServer, OnlyWorkers, check_tls
 from tunewright.service.settings import ServeSettings
 from tunewright.service.signals import stop_event
 from tunewright.service.store import LocalBlobs
-from tunewright.service.wire import http_config
+
+log = logging.getLogger("tunewright.service")
 
 LOCAL_WORKER = "local worker"
 Say = Callable[[str], None]
@@ -35,25 +39,31 @@ Ready = Callable[[str, str | None], None]
 def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
     """Serve until SIGTERM or SIGINT. say: prints a line for a person. ready: called once it answers.
 
-    Raises ServiceError (`service.home`, `service.home-in-use`, `service.address`) and OSError.
+    Raises ServiceError (`service.home`, `service.home-in-use`, `service.address`, `service.tls`) and OSError.
     """
+    if settings.tls is not None:
+        check_tls(settings.tls)
     stop = stop_event()
     with _home(settings.home), _listen(settings) as listener:
         service = open_service(settings)
-        url = _url(listener)
         first = first_key(service)
-        server = uvicorn.Server(http_config(build_app(service)))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        ready(url, first)
-        workers = LocalWorkers(_worker_command(service, url), settings.workers) if settings.workers else None
-        _wait(stop, thread)
+        if settings.tls is None and not _is_local(settings.host):
+            log.warning("keys and data cross the network unencrypted: give --tls-cert and --tls-key")
+        app = build_app(service)
+        server = HttpServer(app, listener, tls=settings.tls)
+        inner = None if settings.tls is None else _workers_door(app)
+        ready(server.url, first)
+        command = _worker_command(service, (inner or server).url)
+        workers = LocalWorkers(command, settings.workers) if settings.workers else None
+        _wait(stop, server.thread)
         # Workers first: they give their jobs back through the server.
         if workers:
             say("stopping: running jobs are saved")
             workers.stop()
-        server.should_exit = True
-        thread.join()
+        service.stopping.set()
+        for each in (inner, server):
+            if each is not None:
+                each.stop()
         service.database.close()
 
 
@@ -82,12 +92,25 @@ def _worker_command(service: Service, url: str) -> WorkerCommand:
     with service.database.write() as connection:
         revoke_named(connection, name)
         key = create_key(connection, service.pepper, name=name, project=DEFAULT_PROJECT, scopes=("worker",))
-    return WorkerCommand(url, key.secret, service.settings.home / "work")
+    settings = service.settings
+    return WorkerCommand(url, key.secret, settings.home / "work", settings.log_format)
+
+
+def _workers_door(app: ASGIApp) -> HttpServer:
+    """A socket for the workers of this machine, who do not come by the name that the certificate is for."""
+    return HttpServer(OnlyWorkers(app), socket.create_server(("127.0.0.1", 0)), lifespan=False)
 
 
 def _wait(stop: threading.Event, server: threading.Thread) -> None:
     while server.is_alive() and not stop.wait(0.2):
         pass
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @contextmanager
@@ -132,8 +155,3 @@ def _listen(settings: ServeSettings) -> Generator[socket.socket]:
         ) from error
     with listener:
         yield listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

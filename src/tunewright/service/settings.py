@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunewright.service.db.database import sqlite_url
+from tunewright.service.logs import LogFormat
 
 DEFAULT_PORT = 8200
 DEFAULT_HOST = "127.0.0.1"
@@ -40,9 +41,27 @@ class Limits:
     """Bytes of a project's files, models and checkpoints."""
 
 
+UNLIMITED_BY_ZERO = (
+    "requests_per_minute",
+    "project_jobs",
+    "project_running",
+    "project_files",
+    "project_bytes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files that the server speaks TLS with."""
+
+    certificate: Path
+    key: Path
+
+
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """models: base models by the name that the API shows, and what the run file calls them."""
+    """models: base models by the name that the API shows, and what the run file calls them. data_dir: files
+    that jobs may name. log_format: of this process and of the workers that it starts."""
 
     home: Path
     host: str = DEFAULT_HOST
@@ -52,6 +71,9 @@ class ServeSettings:
     lease_seconds: float = 60.0
     models: Mapping[str, str] = field(default_factory=lambda: {BUILTIN_MODEL: BUILTIN_MODEL})
     limits: Limits = Limits()
+    data_dir: Path | None = None
+    tls: Tls | None = None
+    log_format: LogFormat = "text"
 
     @property
     def database_url(self) -> str:
