@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from api_schemas import field_rows, kind_of, object_rows, table
-from api_tables import attempt_rows, event_rows, limit_rows, refusal_rows
+from api_tables import attempt_rows, event_rows, extra_rows, limit_rows, refusal_rows
 from starlette.testclient import TestClient
 
 from tunewright.service.app import build_app
@@ -51,6 +51,7 @@ def api_page() -> str:
     hyperparameters = document["components"]["schemas"]["Hyperparameters"]
     lines += ["", "### Hyperparameters", "", *hyperparameters["description"].splitlines(), ""]
     lines += field_rows(document, hyperparameters)
+    lines += ["", "### x_config", "", *extra_rows()]
     lines += ["", "## Events", "", *event_rows()]
     lines += ["", "## Errors", "", *refusal_rows()]
     lines += ["", "## Ends of an attempt", "", *attempt_rows()]

@@ -16,7 +16,9 @@ from pathlib import Path
 from api_schemas import table
 
 import tunewright.service
+from tunewright.config.settings import list_settings
 from tunewright.errors import ExitCode
+from tunewright.service.extra_config import ALLOWED
 from tunewright.service.retry import MOST_ATTEMPTS, TRANSIENT_CODES, judge
 from tunewright.service.settings import Limits
 from tunewright.service.wording import EXTRAS, FULL, NAMES
@@ -198,6 +200,17 @@ def _more_attempts(code: int | None) -> int:
     while judge(code, None, failures).again:
         failures += 1
     return failures
+
+
+def extra_rows() -> Iterator[str]:
+    """The settings of the run file that a job may have in x_config."""
+    yield (
+        "Settings of the [run file](config.md) that a job may have in `x_config`, in their sections: "
+        '`{"train": {"schedule": "constant"}}`. None is a path, a command or a name to fetch.'
+    )
+    known = {setting.path: setting for setting in list_settings()}
+    rows = [(f"`{path}`", known[path].kind, known[path].help) for path in ALLOWED]
+    yield from ("", *table(("setting", "accepts", ""), rows))
 
 
 def limit_rows() -> Iterator[str]:

@@ -118,6 +118,10 @@ def record_jobs(session: Session) -> None:
     session.call("GET", JOBS, "?limit=1&metadata[task]=dates")
     session.call("GET", f"{JOBS}/{{job_id}}", job_id=job["id"])
     session.call("GET", f"{JOBS}/{{job_id}}/events", "?limit=3", job_id=job["id"])
+    session.call("GET", f"{JOBS}/{{job_id}}/events", "?stream=true", job_id=job["id"])
+    kept = session.recorded[f"GET {JOBS}/{{job_id}}/events"][-1]
+    told = kept["answer"].strip().split("\n\n")
+    kept["answer"] = "\n\n".join([told[0], "…", *told[-2:]])
     session.call("GET", f"{JOBS}/{{job_id}}/checkpoints", "?limit=1", job_id=job["id"])
     results = session.client.get(f"{JOBS}/{job['id']}").json()["result_files"]
     for file_id in results:
@@ -136,6 +140,7 @@ def _job(file: str, task: str, n_epochs: int) -> dict[str, Any]:
         "metadata": {"task": task},
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": n_epochs}}},
         "hyperparameters": {"lora_r": 8, "learning_rate": 5e-3},
+        "x_config": {"train": {"warmup_ratio": 0.1}},
     }
 
 
@@ -190,11 +195,13 @@ def steady(text: str) -> str:
     text = re.sub(
         r"\b(file-|ftjob-|ftevent-|ftckpt_|chatcmpl-|cmpl-|ft:[\w:.-]+?:)([A-Za-z0-9]{8,32})\b", replace, text
     )
-    times = [int(found) for found in re.findall(r'": (\d{10})\b', text)]
+    times = [int(found) for _, found in TIME.findall(text)]
     start = min(times)
-    return re.sub(r'": (\d{10})\b', lambda match: f'": {FIRST_TIME + int(match[1]) - start}', text)
+    return TIME.sub(lambda match: f"{match[1]}{FIRST_TIME + int(match[2]) - start}", text)
 
 
+TIME = re.compile(r'(\\?": ?)(\d{10})\b')
+"""Unix seconds as a value, also within a text that is JSON itself."""
 FIRST_TIME = 1_800_000_000
 
 
