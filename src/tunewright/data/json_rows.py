@@ -17,7 +17,8 @@ from tunewright.data.strict_json import JsonFault, parse_json
 from tunewright.errors import DataError
 from tunewright.types import SourceRef
 
-_SPACE = b" \t\r\n"
+SPACE = b" \t\r\n"
+"""What JSON counts as white space: a line of nothing else is no row."""
 
 
 def iter_json_rows(path: Path, shown: str) -> Iterator[RawRow | DataError]:
@@ -52,16 +53,16 @@ def _first_byte(file: BinaryIO, shown: str) -> bytes:
             hint="save the file as UTF-8",
             code="data.not-utf8",
         )
-    rest = head.removeprefix(b"\xef\xbb\xbf").lstrip(_SPACE)
+    rest = head.removeprefix(b"\xef\xbb\xbf").lstrip(SPACE)
     while not rest and (head := file.read(65536)):
-        rest = head.lstrip(_SPACE)
+        rest = head.lstrip(SPACE)
     return rest[:1]
 
 
 def _iter_json_lines(file: BinaryIO, shown: str, *, is_json: bool) -> Iterator[RawRow | DataError]:
     is_first = True
     for number, line in iter_lines(file):
-        if line is not None and not line.strip(_SPACE):
+        if line is not None and not line.strip(SPACE):
             continue
         source = SourceRef(shown, number)
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +12,7 @@ from tunewright.config.schema import STDIN, SourceConfig
 from tunewright.data.formats import parse_row, resolve_format
 from tunewright.data.json_rows import read_line
 from tunewright.data.lines import iter_lines
+from tunewright.data.raw_row import Line
 from tunewright.data.report import DataReport, SourceReport
 from tunewright.data.row_survey import RowSurvey
 from tunewright.data.rows import SAMPLE_ROWS
@@ -21,14 +21,6 @@ from tunewright.data.step import ExampleRow
 from tunewright.types import SourceRef
 
 _BUFFER_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One row as it came; text is None when it was too long to keep."""
-
-    source: SourceRef
-    text: bytes | None
 
 
 class PipedRows:

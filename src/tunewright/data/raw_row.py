@@ -1,4 +1,4 @@
-"""One row as it stands in a data file, before any format is applied to it."""
+"""One row as it stands in a data file: its text, or its fields before any format is applied to them."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ class RawRow:
     fields: Mapping[str, object]
     source: SourceRef
     columnar: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row as the text of its line; None when it was too long to keep."""
+
+    source: SourceRef
+    text: bytes | None

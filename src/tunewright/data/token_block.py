@@ -10,9 +10,11 @@ from tunewright.config.schema import DataConfig, SourceConfig
 from tunewright.data.faults import Faults, detach
 from tunewright.data.formats import parse_row
 from tunewright.data.holdout import fingerprint
-from tunewright.data.raw_row import RawRow
+from tunewright.data.json_rows import read_line
+from tunewright.data.raw_row import Line
 from tunewright.data.row_survey import RowSurvey
 from tunewright.data.templates import ChatTokenizer
+from tunewright.data.unread_rows import UnreadRow
 from tunewright.errors import DataError
 from tunewright.types import Example
 
@@ -50,8 +52,8 @@ class RowTokeniser:
         """An empty survey for such rows."""
         return RowSurvey(self.data, self.tokenizer)
 
-    def tokenise(self, rows: Sequence[RawRow | DataError]) -> TokenBlock:
-        """Rows as read from the file, a fault in a row's place. Raises ModelError."""
+    def tokenise(self, rows: Sequence[UnreadRow]) -> TokenBlock:
+        """The block of a chunk of rows. Raises ModelError."""
         survey, faults = self.survey(), Faults()
         taken = [examples for row in rows if (examples := self._take(row, survey, faults))]
         return TokenBlock(
@@ -66,12 +68,13 @@ class RowTokeniser:
             fault_count=faults.count,
         )
 
-    def _take(self, row: RawRow | DataError, survey: RowSurvey, faults: Faults) -> tuple[Example, ...]:
+    def _take(self, row: UnreadRow, survey: RowSurvey, faults: Faults) -> tuple[Example, ...]:
         if isinstance(row, DataError):
             faults.add(row)
             return ()
         try:
-            parsed = parse_row(row, self.format, self.source.columns)
+            raw = read_line(row.text, row.source) if isinstance(row, Line) else row
+            parsed = parse_row(raw, self.format, self.source.columns)
         except DataError as error:
             faults.add(detach(error))
             return ()

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 
 from tunewright.config.schema import DataConfig, SourceConfig
-from tunewright.data.raw_row import RawRow
 from tunewright.data.rows import settle_format, take_head
 from tunewright.data.sources import iter_raw_rows
 from tunewright.data.templates import ChatTokenizer
 from tunewright.data.token_block import RowTokeniser, TokenBlock
 from tunewright.data.token_table import iter_table
 from tunewright.data.tokenise_pool import tokenise_in_processes
-from tunewright.errors import DataError
+from tunewright.data.unread_rows import UnreadRow, iter_chunks
 
 PROCESS_BYTES = 8 * 2**20
 """Work of a process: with less, its start would take too large a part of the time that it saves."""
 MOST_PROCESSES = 16
-CHUNK_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +34,11 @@ class SourceTokens:
 
     def iter_table(self) -> Iterator[bytes]:
         """The bytes of its token table. Raises as open_rows does, ModelError and WorkerDied."""
-        stream = iter_raw_rows(self.base_dir / self.config.path, self.config.path)
-        head = take_head(stream)
-        format_, found = settle_format(self.config, head)
+        path, shown = self.base_dir / self.config.path, self.config.path
+        format_, found = settle_format(self.config, take_head(iter_raw_rows(path, shown)))
         tokeniser = RowTokeniser(self.config, format_, self.data, self.tokenizer)
-        with closing(_tokenise(tokeniser, chain(head, stream), self.processes)) as blocks:
+        chunks = iter_chunks(path, shown)
+        with closing(_tokenise(tokeniser, chunks, self.processes)) as blocks:
             yield from iter_table(tokeniser, found, blocks)
 
 
@@ -52,9 +49,8 @@ def choose_processes(size: int) -> int:
 
 
 def _tokenise(
-    tokeniser: RowTokeniser, rows: Iterator[RawRow | DataError], processes: int
+    tokeniser: RowTokeniser, chunks: Iterable[Sequence[UnreadRow]], processes: int
 ) -> Generator[TokenBlock]:
-    chunks = iter(lambda: list(islice(rows, CHUNK_ROWS)), [])
     if processes == 1:
         yield from map(tokeniser.tokenise, chunks)
     else:

@@ -12,19 +12,16 @@ import pickle
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
 from typing import IO, Any, cast
 
-from tunewright.data.raw_row import RawRow
 from tunewright.data.token_block import RowTokeniser, TokenBlock
-from tunewright.errors import DataError
+from tunewright.data.unread_rows import UnreadRow
 
 _COMMAND = (sys.executable, "-P", "-c", "from tunewright.data.tokenise_worker import main; main()")
 # The processes are the parallelism: threads inside them would only take each other's cores.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-Rows = Sequence[RawRow | DataError]
 
 
 class WorkerDied(Exception):
@@ -32,8 +29,8 @@ class WorkerDied(Exception):
 
 
 def tokenise_in_processes(
-    tokeniser: RowTokeniser, chunks: Iterable[Rows], processes: int
-) -> Iterator[TokenBlock]:
+    tokeniser: RowTokeniser, chunks: Iterable[Sequence[UnreadRow]], processes: int
+) -> Generator[TokenBlock]:
     """`tokeniser.tokenise` of each chunk, in order.
 
     Memory is bounded: each process holds one chunk and one block. Raises WorkerDied, and what `tokenise`

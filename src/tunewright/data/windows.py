@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tunewright.data.pipe import Line
+from tunewright.data.raw_row import Line
 from tunewright.data.report import DataReport
 from tunewright.data.shard import permute
 from tunewright.data.step import ExampleRow, StepRule, build_step, take_rows

@@ -31,12 +31,12 @@ from tunewright.config.schema import DataConfig, SourceConfig
 from tunewright.data import tokenised_source, tokenise
 from tunewright.data.templates import load_tokenizer
 tokenised_source.CACHED_ABOVE_BYTES = 0
-tokenise.choose_processes = tokenised_source.choose_processes = lambda size: 2
-read = tokenise.iter_raw_rows
+tokenised_source.choose_processes = lambda size: 2
+read = tokenise.iter_chunks
 def read_for_ever(path, shown):
     while True:
         yield from read(path, shown)
-tokenise.iter_raw_rows = read_for_ever
+tokenise.iter_chunks = read_for_ever
 data = DataConfig.model_validate({"train": "rows.jsonl"})
 tokenised_source.open_tokenised(data.train[0], data, load_tokenizer(Path("model"), None), Path(), print)
 """
@@ -95,16 +95,16 @@ def test_the_rows_of_a_killed_process_are_made_by_the_parent(
     monkeypatch.setattr(tokenised_source, "choose_processes", lambda size: 2)
     tokeniser = build(tmp_path)
     (tmp_path / "a.jsonl").write_text('{"text": "some words"}\n' * 900)
-    before, read, said = children(os.getpid()), tokenise.iter_raw_rows, []
+    before, read, said = children(os.getpid()), tokenise.iter_chunks, []
 
     def read_and_kill(path: Path, shown: str) -> object:
-        for number, row in enumerate(read(path, shown)):
-            if number == 600:
+        for number, chunk in enumerate(read(path, shown)):
+            if number == 5:
                 for pid in children(os.getpid()) - before:
                     os.kill(pid, signal.SIGKILL)
-            yield row
+            yield chunk
 
-    monkeypatch.setattr(tokenise, "iter_raw_rows", read_and_kill)
+    monkeypatch.setattr(tokenise, "iter_chunks", read_and_kill)
     table = tokenised_source.open_tokenised(
         tokeniser.source, tokeniser.data, tokeniser.tokenizer, tmp_path, said.append
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from functools import cache
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat_tokenizers import CHATML, write_tokenizer
 from tunewright.config.schema import DataConfig, SourceConfig
-from tunewright.data import tokenise, tokenised_source
+from tunewright.data import tokenise, tokenised_source, unread_rows
 from tunewright.data.example_rows import MemoryRows
 from tunewright.data.row_survey import RowSurvey
 from tunewright.data.rows import read_rows
@@ -45,7 +48,7 @@ def keep_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of its own that takes the smallest source."""
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tokenised_source, "CACHED_ABOVE_BYTES", 0)
-    monkeypatch.setattr(tokenise, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(unread_rows, "CHUNK_ROWS", 3)
     return tmp_path / "cache" / "data"
 
 
@@ -247,14 +250,14 @@ def test_a_file_that_changes_meanwhile_is_refused(
     tmp_path: Path, keep_all: Path, tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write(tmp_path, *[chat("q", "a")] * 40)
-    read = tokenise.iter_raw_rows
+    read = tokenise.iter_chunks
 
     def read_and_append(path: Path, shown: str) -> Any:
         yield from read(path, shown)
         with path.open("a") as file:
             file.write("\n")
 
-    monkeypatch.setattr(tokenise, "iter_raw_rows", read_and_append)
+    monkeypatch.setattr(tokenise, "iter_chunks", read_and_append)
     with pytest.raises(DataError, match="changed") as caught:
         open_tokenised(source, config(), tokenizer, tmp_path, ignore)
     assert caught.value.code == "data.file-changed"
@@ -284,3 +287,66 @@ def test_processes_by_work_and_cores(
 ) -> None:
     monkeypatch.setattr(tokenise.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert tokenise.choose_processes(size) == expected
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    rows = [{"instruction": f"Say {n}.", "output": str(n) * (1 + n % 9)} for n in range(20)]
+    (tmp_path / "lines.jsonl").write_text("\n \n".join(map(json.dumps, rows)))
+    (tmp_path / "lines.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "array.json").write_text(json.dumps(rows))
+    (tmp_path / "array.jsonl").write_text(json.dumps(rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["instruction", "output"])
+        writer.writeheader()
+        writer.writerows(rows)
+    found: dict[str, list[Any]] = {}
+    for name in ("lines.jsonl", "lines.json", "array.json", "array.jsonl", "rows.parquet", "rows.csv"):
+        source, data = SourceConfig(path=name), config(train=name)
+        table = parse_table(b"".join(SourceTokens(source, data, tokenizer, tmp_path, 1).iter_table()))
+        check_same(table, *one_by_one(source, data, tokenizer, tmp_path))
+        found[name] = [[e.tokens_T.tolist() for e in row] for row in examples_of(table)]
+    assert all(tokens == found["lines.jsonl"] for tokens in found.values())
+    source, data = SourceConfig(path="."), config(train=".")
+    table = parse_table(b"".join(SourceTokens(source, data, tokenizer, tmp_path, 2).iter_table()))
+    check_same(table, *one_by_one(source, data, tokenizer, tmp_path))
+    assert len(table) == 120
+    assert {table.source(row).path for row in range(120)} == set(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("a.jsonl", b"", "data.empty-file"),
+        ("a.jsonl", b" \n\n", "data.empty-file"),
+        ("a.json", b'{\n"text": "a"\n}', "data.broken-json"),
+        ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "data.not-utf8"),
+        ("a.jsonl", b'{"other": "a"}\n', "data.unknown-format"),
+    ],
+)
+def test_faults_of_files_are_those_of_reading_them(
+    tmp_path: Path, tokenizer: ChatTokenizer, name: str, content: bytes, code: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    source, data = SourceConfig(path=name), config(train=name)
+
+    with pytest.raises(DataError) as expected:
+        one_by_one(source, data, tokenizer, tmp_path)
+    with pytest.raises(DataError) as caught:
+        open_tokenised(source, data, tokenizer, tmp_path, ignore)
+    assert (str(caught.value), caught.value.code) == (str(expected.value), code)
+
+
+def test_a_broken_array_gives_the_rows_before(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
+    (tmp_path / "a.jsonl").write_text('[{"text": "a"}, {')
+    source, data = SourceConfig(path="a.jsonl"), config(train="a.jsonl")
+    rows, survey = one_by_one(source, data, tokenizer, tmp_path)
+    assert len(rows) == len(survey.errors) == 1
+    check_same(open_tokenised(source, data, tokenizer, tmp_path, ignore), rows, survey)
+
+
+def test_a_chunk_ends_after_much_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread_rows, "CHUNK_BYTES", 100)
+    write(tmp_path, chat("q", "a" * 200), chat("q", "a"), chat("q", "b"), chat("q", "c"))
+    chunks = unread_rows.iter_chunks(tmp_path / "rows.jsonl", "rows.jsonl")
+    assert [len(chunk) for chunk in chunks] == [1, 2, 1]

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from chat_tokenizers import CHATML, write_tokenizer
 from tunewright.config.schema import DataConfig
 from tunewright.data.collate import BatchShape
-from tunewright.data.pipe import Line
 from tunewright.data.prefetch import prefetched
 from tunewright.data.prepare import prepare_data
 from tunewright.data.prepared import PreparedData
+from tunewright.data.raw_row import Line
 from tunewright.data.report import DataReport
 from tunewright.data.step import StepRule
 from tunewright.data.templates import load_tokenizer

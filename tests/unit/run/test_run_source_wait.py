@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tunewright.data.collate import BatchShape
-from tunewright.data.pipe import Line
 from tunewright.data.prefetch import prefetched
+from tunewright.data.raw_row import Line
 from tunewright.data.report import DataReport
 from tunewright.data.step import StepRule
 from tunewright.data.windows import Windows, WindowStream
