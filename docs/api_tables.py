@@ -20,7 +20,7 @@ from tunewright.config.settings import list_settings
 from tunewright.errors import ExitCode
 from tunewright.service.extra_config import ALLOWED
 from tunewright.service.retry import MOST_ATTEMPTS, TRANSIENT_CODES, judge
-from tunewright.service.settings import Limits
+from tunewright.service.settings import UNLIMITED_BY_ZERO, Limits
 from tunewright.service.wording import EXTRAS, FULL, NAMES
 
 SOURCES = Path(tunewright.service.__file__).parent
@@ -215,6 +215,9 @@ def extra_rows() -> Iterator[str]:
 
 def limit_rows() -> Iterator[str]:
     """What one request, job, key or project may take."""
+    free = ", ".join(f"`{name}`" for name in sorted(UNLIMITED_BY_ZERO))
+    yield f"`tunewright serve --limit NAME=NUMBER` changes them. 0 is no limit for {free}."
+    yield ""
     told = _field_docstrings(Limits)
     rows = [
         (f"`{item.name}`", f"{item.default:,}", told[item.name])

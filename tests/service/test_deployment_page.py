@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 
-from service_server import RunningServer, chat_rows, serve_here, upload
+from service_server import RunningServer, chat_rows, serve_as_process, serve_here, upload
 from tunewright.cli.lazy import Lazy
 from tunewright.cli.main import COMMANDS
 from tunewright.service.settings import ServeSettings
@@ -32,6 +32,15 @@ def test_the_commands_are_there() -> None:
         command, _, inner = path.partition(" ")
         entry: Lazy = COMMANDS[command]
         assert not inner or inner in entry.target, path
+
+
+def test_the_file_of_settings_is_one(tmp_path: Path) -> None:
+    (tmp_path / "serve.toml").write_text(
+        re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0], encoding="utf-8"
+    )
+    config = ("--config", tmp_path / "serve.toml", "--host", "127.0.0.1", "--workers", "0")
+    with serve_as_process(tmp_path, *config) as running, running.client() as client:
+        assert {model.id for model in client.models.list()} == {"builtin:tiny", "qwen"}
 
 
 def test_the_copy_that_the_page_makes_is_a_home(tmp_path: Path) -> None:
