@@ -26,7 +26,7 @@ def join_caches(cache: Any, other: Any) -> None:
         width = max(layer.keys.shape[-2], added.keys.shape[-2])
         layer.keys = torch.cat([_widen(layer.keys, width), _widen(added.keys, width)])
         layer.values = torch.cat([_widen(layer.values, width), _widen(added.values, width)])
-        if isinstance(layer, DynamicSlidingWindowLayer):
+        if layer.is_sliding:
             layer.cumulative_length = max(layer.cumulative_length, added.cumulative_length)
 
 
@@ -38,10 +38,9 @@ def select_rows(cache: Any, rows_B: torch.Tensor, unused: int) -> int:
     cache.batch_select_indices(rows_B)
     if not unused or not can_join(cache):
         return 0
-    layers: list[Any] = cache.layers
-    for layer in layers:
-        width = layer.keys.shape[-2]
-        if isinstance(layer, DynamicSlidingWindowLayer):
+    for layer in cache.layers:
+        width: int = layer.keys.shape[-2]
+        if layer.is_sliding:
             layer.cumulative_length -= unused
             width = min(width, layer.cumulative_length)
         else:
