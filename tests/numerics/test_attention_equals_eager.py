@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from engine_cases import Document, draw_documents, lay_out
 from families import FAMILIES, WINDOW
 from reference_equalities import load_eager
-from tunewright.engines.torch.attention import ATTENTION_NAME, GROUP_STEP, LONGEST_GROUPED, Documents
+from tunewright.engines.torch.attention import ATTENTION_NAME
+from tunewright.engines.torch.documents import GROUP_STEP, LONGEST_GROUPED, Documents
 from tunewright.engines.torch.load import set_attention
 from tunewright.engines.torch.precision import compute_in
 

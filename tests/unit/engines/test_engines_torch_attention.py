@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from families import make_family
 from tunewright.engines.torch import attention, attention_check
-from tunewright.engines.torch.attention import Documents, UnsupportedAttentionError, document_attention
+from tunewright.engines.torch.attention import UnsupportedAttentionError, document_attention
 from tunewright.engines.torch.attention_check import check_attention, choose_attention
+from tunewright.engines.torch.documents import Documents
 from tunewright.errors import EngineError
 
 
@@ -140,5 +141,5 @@ def test_check_reports_what_the_model_asks_for(mistral, monkeypatch):
     def refuse(*args, **kwargs):
         raise UnsupportedAttentionError("the model asks for sinks")
 
-    monkeypatch.setattr(attention, "_check_supported", refuse)
+    monkeypatch.setattr(attention, "check_supported", refuse)
     assert check_attention(mistral, "fp32") == "the model asks for sinks"

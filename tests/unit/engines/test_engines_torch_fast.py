@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from engine_cases import build_spec, draw_documents, lay_out, total_weight
 from families import make_family
 from tunewright.config.schema import AdapterConfig
-from tunewright.engines.torch.attention import Documents
+from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.fast import choose
 from tunewright.engines.torch.fast.attention import Heads, attend_heads

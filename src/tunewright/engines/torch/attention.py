@@ -10,22 +10,16 @@ own eager attention.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from tunewright.engines.torch.fast.attention import HeadIndex, Heads, build_head_index
+from tunewright.engines.torch.documents import Documents
 
 ATTENTION_NAME = "tunewright_documents"
-
-# Documents up to this length are padded to a multiple of the step; longer ones waste more than a call costs.
-LONGEST_GROUPED = 512
-GROUP_STEP = 16
 
 # Arguments of other families that change what attention computes; a value here means "not ours".
 _FOREIGN = ("s_aux", "position_bias", "cache", "head_mask", "indices")
@@ -33,73 +27,6 @@ _FOREIGN = ("s_aux", "position_bias", "cache", "head_mask", "indices")
 
 class UnsupportedAttentionError(ValueError):
     """The model asks for something this attention does not do."""
-
-
-class Documents:
-    """lengths[b]: lengths of the documents of row b in order; what is left of the row is padding.
-
-    The index of a batch is built once and serves every layer.
-    """
-
-    def __init__(self, lengths: tuple[tuple[int, ...], ...]) -> None:
-        self.lengths = lengths
-        self.longest = max((length for row in lengths for length in row), default=0)
-        self._index: _Index | None = None
-        self._head_index: dict[Heads, HeadIndex] = {}
-
-    def head_index(self, row_length: int, heads: Heads) -> HeadIndex:
-        """The same for attention as matrix products: where each head of each token stands."""
-        if heads not in self._head_index:
-            index = self.index(row_length, torch.device("cpu"))
-            groups_KN = [group_KN.numpy() for group_KN in index.groups_KN]
-            self._head_index[heads] = build_head_index(groups_KN, len(index.places_BT), heads)
-        return self._head_index[heads]
-
-    def index(self, row_length: int, device: torch.device) -> _Index:
-        """Where each token of a [B, row_length] batch stands in its group of documents."""
-        if self._index is None:
-            self._index = _build_index(self.lengths, row_length, device)
-        return self._index
-
-
-@dataclass(frozen=True, slots=True)
-class _Index:
-    """groups_KN: for each group, the flat position b·T + t of each token of K documents, those shorter than N
-    padded at their end. places_BT: where the token at a flat position stands in the groups laid end to end;
-    padding of the batch points one past the last."""
-
-    groups_KN: tuple[torch.Tensor, ...]
-    places_BT: torch.Tensor
-
-
-def _build_index(lengths: tuple[tuple[int, ...], ...], row_length: int, device: torch.device) -> _Index:
-    groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for row, documents in enumerate(lengths):
-        start = row * row_length
-        for length in documents:
-            groups[_padded(length)].append((start, length))
-            start += length
-    arrays: list[torch.Tensor] = []
-    places_BT = np.full(len(lengths) * row_length, -1, dtype=np.int64)
-    slots = 0
-    for padded, documents in sorted(groups.items()):
-        starts_K = np.array([start for start, _ in documents])
-        lengths_K = np.array([length for _, length in documents])
-        steps_N = np.arange(padded)
-        real_KN = steps_N < lengths_K[:, None]
-        # A padded slot repeats the first token: finite values that nothing real ever attends to.
-        flat_KN = starts_K[:, None] + np.where(real_KN, steps_N, 0)
-        places_BT[flat_KN[real_KN]] = slots + np.flatnonzero(real_KN)
-        slots += flat_KN.size
-        arrays.append(torch.from_numpy(flat_KN).to(device))
-    places_BT[places_BT < 0] = slots
-    return _Index(tuple(arrays), torch.from_numpy(places_BT).to(device))
-
-
-def _padded(length: int) -> int:
-    """Short documents share a group with others of nearly their length: one call instead of many. Causal
-    attention never looks at what follows, so padding at the end needs no mask."""
-    return -(-length // GROUP_STEP) * GROUP_STEP if length <= LONGEST_GROUPED else length
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +56,7 @@ def document_attention(
     """
     if documents is None:
         raise UnsupportedAttentionError("the model does not pass the document layout to its attention")
-    _check_supported(module, attention_mask, kwargs)
+    check_supported(module, attention_mask, kwargs)
     rule = _Rule(scaling, kwargs.get("sliding_window"), kwargs.get("softcap"), dropout)
     rows, heads, length, _ = query.shape
     index = documents.index(length, query.device)
@@ -145,9 +72,10 @@ def document_attention(
     return torch.cat(outputs)[index.places_BT].view(rows, length, heads, -1), None
 
 
-def _check_supported(
+def check_supported(
     module: torch.nn.Module, attention_mask: torch.Tensor | None, kwargs: dict[str, Any]
 ) -> None:
+    """Raise UnsupportedAttentionError for what no attention over documents does."""
     if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedAttentionError("the model attends in both directions")
     if attention_mask is not None:

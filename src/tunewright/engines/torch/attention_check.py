@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tunewright.engines.torch.attention import ATTENTION_NAME, Documents, UnsupportedAttentionError
+from tunewright.engines.torch.attention import ATTENTION_NAME, UnsupportedAttentionError
+from tunewright.engines.torch.device import is_out_of_memory
+from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.load import set_attention, vocabulary_size
 from tunewright.engines.torch.precision import compute_in
+from tunewright.engines.torch.varlen import VARLEN_NAME, activate_fa3, has_varlen, restore_fa2
 from tunewright.errors import EngineError
 
 # Windows are narrowed to this for the check: the mechanism is the same, and 7B models have windows of 4096.
@@ -27,18 +30,21 @@ _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
 
 def choose_attention(model: PreTrainedModel, requested: str, precision: str) -> str:
-    """Set and return the attention that the model trains with: `sdpa` (per document) or `eager`.
+    """Set and return the attention that the model trains with: `varlen` (one flash kernel for documents of
+    all lengths), `sdpa` (one length of documents after the other) or `eager`.
 
-    `auto` falls back to eager when the check fails; `sdpa` then raises EngineError. `eager` is the model's
+    `auto` falls back to eager when no check passes; `sdpa` then raises EngineError. `eager` is the model's
     own attention under a dense mask of documents.
     """
     if requested == "eager":
         set_attention(model, "eager")
         return "eager"
-    fault = check_attention(model, precision)
-    if fault is None:
-        set_attention(model, ATTENTION_NAME)
-        return "sdpa"
+    fault = ""
+    for name, shown in _candidates(model.device, precision):
+        fault = check_attention(model, precision, name)
+        if fault is None:
+            set_attention(model, name)
+            return shown
     if requested != "auto":
         raise EngineError(
             f"attention per document does not fit {type(model).__name__}: {fault}",
@@ -52,9 +58,19 @@ def choose_attention(model: PreTrainedModel, requested: str, precision: str) -> 
     return "eager"
 
 
+def _candidates(device: torch.device, precision: str) -> Iterator[tuple[str, str]]:
+    """(registered name, name for a person), the fastest first."""
+    if has_varlen(device, precision):
+        if activate_fa3(device):
+            yield VARLEN_NAME, "varlen (FA3)"
+            restore_fa2()
+        yield VARLEN_NAME, "varlen"
+    yield ATTENTION_NAME, "sdpa"
+
+
 @torch.no_grad()
-def check_attention(model: PreTrainedModel, precision: str) -> str | None:
-    """What is wrong with document attention on this model; None when nothing is.
+def check_attention(model: PreTrainedModel, precision: str, name: str = ATTENTION_NAME) -> str | None:
+    """What is wrong with the document attention `name` on this model; None when nothing is.
 
     Packed logits must equal the model's own eager forward of each document alone, and other tokens in one
     document must move nothing in another. Leaves the model as it was.
@@ -67,11 +83,16 @@ def check_attention(model: PreTrainedModel, precision: str) -> str | None:
         with _narrow_windows(model), compute_in(precision, model.device):
             set_attention(model, "eager")
             alone = _document_logits(model, tokens_BT)
-            set_attention(model, ATTENTION_NAME)
+            set_attention(model, name)
             try:
                 packed, moved = _packed_logits(model, tokens_BT), _packed_logits(model, changed_BT)
             except UnsupportedAttentionError as error:
                 return str(error)
+            except RuntimeError as error:
+                # A kernel that this GPU, driver or head width does not take.
+                if name == ATTENTION_NAME or is_out_of_memory(error):
+                    raise
+                return str(error).splitlines()[0]
     finally:
         set_attention(model, before)
     return _compare(alone, packed, moved, _TOLERANCE[precision])

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from tunewright.engines.protocol import EngineSpec
-from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
+from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.load import load_model
 from tunewright.engines.torch.precision import DTYPES, compute_in
+from tunewright.engines.torch.varlen import takes_documents
 from tunewright.errors import EngineError
 
 
@@ -29,7 +30,7 @@ def log_probs(model: PreTrainedModel, rows: Sequence[NDArray[np.int64]], precisi
     for row in rows:
         tokens = torch.from_numpy(np.asarray(row, dtype=np.int64)).to(model.device)[None]
         layout = {}
-        if model.config._attn_implementation == ATTENTION_NAME:
+        if takes_documents(model):
             layout["documents"] = Documents(((tokens.shape[1],),))
         with compute_in(precision, model.device):
             logits = model(input_ids=tokens, use_cache=False, **layout).logits[0, :-1]

@@ -19,10 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tunewright.data.collate import WIDTH_STEP
-from tunewright.engines.torch.attention import ATTENTION_NAME, Documents
+from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.fast.build import has_fast_layers
 from tunewright.engines.torch.frozen_head import frozen_head_loss, has_frozen_head
 from tunewright.engines.torch.load import vocabulary_size
+from tunewright.engines.torch.varlen import takes_documents
 from tunewright.types import Batch
 
 # Logits of one chunk, in elements: 64 MiB in fp32.
@@ -93,8 +94,7 @@ def check_head(model: PreTrainedModel) -> bool:
     if model.get_output_embeddings() is None or model.base_model is model:
         return False
     tokens_BT = torch.arange(8, device=model.device)[None] % vocabulary_size(model)
-    before = model.config._attn_implementation
-    documents = {"documents": Documents(((8,),))} if before == ATTENTION_NAME else {}
+    documents = {"documents": Documents(((8,),))} if takes_documents(model) else {}
     own = model(input_ids=tokens_BT, use_cache=False, **documents).logits.float()
     hidden = model.base_model(input_ids=tokens_BT, use_cache=False, **documents).last_hidden_state
     ours = _head_logits(model, hidden)
@@ -109,7 +109,7 @@ def _inputs(model: PreTrainedModel, batch: DeviceBatch) -> dict[str, object]:
         "position_ids": batch.positions_BT,
         "use_cache": False,
     }
-    if model.config._attn_implementation == ATTENTION_NAME:
+    if takes_documents(model):
         inputs["documents"] = batch.documents
     return inputs
 

@@ -8,10 +8,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tunewright.engines.protocol import EngineSpec
-from tunewright.engines.torch.attention import ATTENTION_NAME
 from tunewright.engines.torch.fast.attention import Heads
 from tunewright.engines.torch.fast.elementwise import ACTIVATIONS, Elementwise
 from tunewright.engines.torch.fast.layer import FastLayer, LayerFacts
+from tunewright.engines.torch.varlen import takes_documents
 
 _NORM_SHIFTS = {
     "LlamaDecoderLayer": 0.0,
@@ -68,7 +68,7 @@ def _why_not_asked(spec: EngineSpec) -> str | None:
 
 
 def _why_not_model(model: PreTrainedModel) -> str | None:
-    if model.config._attn_implementation != ATTENTION_NAME:
+    if not takes_documents(model):
         return "eager attention"
     kinds = sorted({type(layer).__name__ for layer in _layers(model)}) or [type(model).__name__]
     unknown = [kind for kind in kinds if kind not in _NORM_SHIFTS]

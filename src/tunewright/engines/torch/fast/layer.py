@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunewright.engines.torch.attention import Documents, document_attention
+from tunewright.engines.torch.attention import document_attention
+from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.fast.attention import LONGEST, Heads, attend_heads
 from tunewright.engines.torch.fast.elementwise import Elementwise
 from tunewright.engines.torch.fast.functions import (
@@ -25,6 +26,7 @@ from tunewright.engines.torch.fast.functions import (
     turn_heads,
 )
 from tunewright.engines.torch.fast.projection import Projection
+from tunewright.engines.torch.varlen import VARLEN_NAME, attend_varlen
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,15 @@ class FastLayer(nn.Module):
         qkv_SCW = turn_heads(qkv_SO.view(tokens, heads.columns, -1), turn)
         if qkv_SCW.device.type == "cpu" and documents.longest <= min(LONGEST, window or LONGEST):
             return attend_heads(qkv_SCW, documents.head_index(tokens // rows, heads), facts.scale)
+        attention: Any = self.self_attn
+        if attention.config._attn_implementation == VARLEN_NAME:
+            q, k, v = qkv_SCW.split((queries, heads.keys, heads.keys), 1)
+            sequences = documents.sequences(tokens // rows, qkv_SCW.device)
+            return attend_varlen(q, k, v, sequences, facts.scale, window).flatten(1)
         q, k, v = (
             x_SCW.unflatten(0, (rows, -1)).transpose(1, 2)
             for x_SCW in qkv_SCW.split((queries, heads.keys, heads.keys), 1)
         )
-        attention: Any = self.self_attn
         mixed_BTHW, _ = document_attention(
             attention, q, k, v, None, scaling=facts.scale, documents=documents,
             sliding_window=window,
