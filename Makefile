@@ -47,6 +47,7 @@ demo: $(VENV)/.installed$(if $(filter mlx,$(ENGINE)),-mlx)  ## Fine-tune the bun
 	@$(BIN)/tunewright demo --engine $(ENGINE) $(if $(STEPS),--steps $(STEPS))
 
 serve: $(VENV)/.installed  ## Serve OpenAI's fine-tuning API on http://127.0.0.1:8200; OPTIONS go to `tunewright serve`
+	@echo "once it serves, in another terminal: make demo-service"
 	@$(BIN)/tunewright serve $(OPTIONS)
 
 demo-service: $(VENV)/.installed  ## Fine-tune on the server of `make serve` with OpenAI's client, and chat with the result
