@@ -8,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -17,6 +18,8 @@ from sqlalchemy import func, select
 from processes import child_environment, command_line
 from service_server import RunningServer, descendants, serve_as_process, wait_until
 from tunewright.service.db.tables import workers
+from tunewright.service.schemas.lease import Claim
+from tunewright.service.worker.client import ServerAway, ServerClient
 
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -171,3 +174,16 @@ def test_wrong_certificates_are_named(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "error[service.tls]" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_worker_elsewhere_trusts_the_certificate_that_it_is_told(
+    secured: tuple[RunningServer, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, folder = secured
+    url = running.url.replace("127.0.0.1", "localhost")
+    claim = Claim(worker="worker_elsewhere", name="elsewhere")
+    with closing(ServerClient(url, running.key("worker"))) as stranger, pytest.raises(ServerAway):
+        stranger.claim(claim)
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "cert.pem"))
+    with closing(ServerClient(url, running.key("worker"))) as client:
+        assert client.claim(claim) is None
