@@ -141,3 +141,41 @@ def lora_start(folder: Path, scratch: Path) -> float:
         for kind in ("lora", "none")
     ]
     return relative_difference(losses[:1], losses[1:])
+
+
+FAST_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma")
+
+
+def _build_fast(folder: Path, **changes: Any) -> TorchEngine:
+    """An engine on the fast layers. Where they do not know the family it must say so, and is as it was."""
+    engine = build_engine(build_spec(folder, kernels="fast", **changes))
+    assert engine.facts.kernels == ("fast" if folder.name in FAST_FAMILIES else "plain"), engine.facts.path
+    return engine
+
+
+def fast_layers(folder: Path, scratch: Path) -> float:
+    """Packed rows through the fast layers against each document alone on the plain path."""
+    return compare_steps(train(_build_fast(folder), [PACKED], DOCUMENTS), _alone(folder))
+
+
+def fast_packed(folder: Path, scratch: Path) -> float:
+    """The fast layers against themselves: documents end to end against one a row."""
+    packed, padded = (train(_build_fast(folder), [layout], DOCUMENTS) for layout in (PACKED, ONE_BATCH))
+    return compare_steps(packed, padded)
+
+
+def fast_resumed(folder: Path, scratch: Path) -> float:
+    """As resumed(), on the fast layers in bf16."""
+    half: dict[str, Any] = {"dtype": "bf16", "precision": "bf16"}
+    whole, second = _build_fast(folder, **half), _build_fast(folder, **half)
+    train(whole, HALVES, DOCUMENTS)
+    second.restore(whole.snapshot())
+    expected = train(whole, HALVES, DOCUMENTS)
+    difference = compare_steps(train(second, HALVES, DOCUMENTS), expected)
+    return difference if same_state(second.snapshot(), whole.snapshot()) else max(difference, 1.0)
+
+
+def fast_bf16(folder: Path, scratch: Path) -> float:
+    """The fast layers in bf16 against fp32."""
+    rounded = _build_fast(folder, dtype="bf16", precision="bf16")
+    return compare_steps(train(rounded, [PACKED], DOCUMENTS, steps=1), _alone(folder)[:1])

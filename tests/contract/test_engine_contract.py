@@ -35,6 +35,10 @@ def _build_torch(folder: Path, **changes: Any) -> Engine:
     return build_engine("torch", build_spec(folder, **{"device": DEVICE, **changes}))
 
 
+def _build_torch_fast(folder: Path, **changes: Any) -> Engine:
+    return _build_torch(folder, **{"kernels": "fast", **changes})
+
+
 def _build_mlx(folder: Path, **changes: Any) -> Engine:
     return build_engine("mlx", build_spec(folder, **{"device": DEVICE, **changes}))
 
@@ -45,7 +49,11 @@ def _build_numpy(folder: Path, **changes: Any) -> Engine:
     return numpy_engine.build_engine(build_spec(folder, **changes))
 
 
-BUILDERS: dict[str, Callable[..., Engine]] = {"torch": _build_torch, "mlx": _build_mlx}
+BUILDERS: dict[str, Callable[..., Engine]] = {
+    "torch": _build_torch,
+    "torch, fast layers": _build_torch_fast,
+    "mlx": _build_mlx,
+}
 if importlib.util.find_spec("numpy_engine"):
     BUILDERS["numpy"] = _build_numpy
 
