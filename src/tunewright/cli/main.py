@@ -48,6 +48,13 @@ COMMANDS: dict[str, Lazy] = {
             "rotate": Lazy("Give a key a new secret and print it, once", "tunewright.cli.key:rotate"),
         },
     ),
+    "db": Lazy(
+        "Upgrade or move the database of a server",
+        {
+            "upgrade": Lazy("Bring the database to the newest schema", "tunewright.cli.db:upgrade"),
+            "copy": Lazy("Copy everything into an empty database", "tunewright.cli.db:copy"),
+        },
+    ),
     "data": Lazy(
         "Check training data before it trains",
         {
@@ -90,6 +97,11 @@ def main() -> None:
 def train_main() -> None:
     """The short name `mlx-train`: the same as `tunewright train`."""
     sys.exit(run(["train", *sys.argv[1:]]))
+
+
+def serve_main() -> None:
+    """The short name `mlx-serve`: the same as `tunewright serve`."""
+    sys.exit(run(["serve", *sys.argv[1:]]))
 
 
 def run(args: Sequence[str]) -> int:

@@ -72,7 +72,16 @@ def command(
     tls_key: Annotated[
         Path | None, typer.Option(envvar="TUNEWRIGHT_TLS_KEY", help="Private key of the certificate, PEM.")
     ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TUNEWRIGHT_DATA_DIR", help="Folder whose files jobs may name in place of an upload."
+        ),
+    ] = None,
     log_format: LogFormatOption = LogFormat.TEXT,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether the server could start, and start nothing.")
+    ] = False,
 ) -> None:
     """Serve the OpenAI fine-tuning API, with a queue and a worker.
 
@@ -98,12 +107,26 @@ def command(
         limits=_read_limits(limits or ()),
         tls=Tls(tls_cert, tls_key) if tls_cert and tls_key else None,
         log_format=log_format.value,
+        data_dir=_read_data_dir(data_dir),
     )
+    if check:
+        from tunewright.service.readiness import check_server
+
+        for line in check_server(settings):
+            typer.echo(line)
+        typer.echo("the server can start")
+        return
 
     def ready(url: str, key: str | None) -> None:
         typer.echo("\n".join(welcome(url, key, settings.home)))
 
     run_server(settings, typer.echo, ready)
+
+
+def _read_data_dir(given: Path | None) -> Path | None:
+    if given is not None and not given.expanduser().is_dir():
+        raise typer.BadParameter(f"--data-dir {given} is not a folder")
+    return given.expanduser().absolute() if given else None
 
 
 def _read_limits(texts: Iterable[str]) -> Limits:

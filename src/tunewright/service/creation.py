@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 from tunewright.service.context import Service
+from tunewright.service.data_folder import take_ready_file
 from tunewright.service.db.artifacts import find_model
 from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events
@@ -37,9 +38,10 @@ def create_job(service: Service, key: KeyRecord, body: CreateJob, repeat: Repeat
     """
     asked = _check(service, body)
     name = repeat.name(key, body.model_dump_json())
+    if service.settings.data_dir is not None:
+        body = _with_ready_files(service, key, body, repeat, name)
     with service.database.write() as connection:
-        made = repeat.find(connection, name)
-        known = find_job(connection, key.project, made) if made else None
+        known = _find_made(connection, key, repeat, name)
         if known is not None:
             return known
         check_job_quota(connection, key.project, service.settings.limits)
@@ -50,6 +52,23 @@ def create_job(service: Service, key: KeyRecord, body: CreateJob, repeat: Repeat
     if job is None:
         raise AssertionError("a stored job is found")
     return job
+
+
+def _with_ready_files(
+    service: Service, key: KeyRecord, body: CreateJob, repeat: Repeat, name: str
+) -> CreateJob:
+    """The call with ids in place of the names of ready files, which may take a while to copy."""
+    with service.database.write() as connection:
+        if _find_made(connection, key, repeat, name) is not None:
+            return body
+    files = {param: getattr(body, param) for param in ("training_file", "validation_file")}
+    taken = {param: take_ready_file(service, key, file) for param, file in files.items()}
+    return body.model_copy(update={param: found for param, found in taken.items() if found is not None})
+
+
+def _find_made(connection: Connection, key: KeyRecord, repeat: Repeat, name: str) -> JobRecord | None:
+    made = repeat.find(connection, name)
+    return find_job(connection, key.project, made) if made else None
 
 
 def _check(service: Service, body: CreateJob) -> Hyperparameters:

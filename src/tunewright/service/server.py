@@ -44,7 +44,7 @@ def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
     if settings.tls is not None:
         check_tls(settings.tls)
     stop = stop_event()
-    with _home(settings.home), _listen(settings) as listener:
+    with hold_home(settings.home), listen(settings) as listener:
         service = open_service(settings)
         first = first_key(service)
         if settings.tls is None and not _is_local(settings.host):
@@ -114,8 +114,11 @@ def _is_local(host: str) -> bool:
 
 
 @contextmanager
-def _home(home: Path) -> Generator[None]:
-    """Hold the home folder: two servers in one would take each other's workers for their own."""
+def hold_home(home: Path) -> Generator[None]:
+    """Hold the home folder: two servers in one would take each other's workers for their own.
+
+    Raises ServiceError (`service.home`, `service.home-in-use`).
+    """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(home / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -142,7 +145,8 @@ def _home(home: Path) -> Generator[None]:
 
 
 @contextmanager
-def _listen(settings: ServeSettings) -> Generator[socket.socket]:
+def listen(settings: ServeSettings) -> Generator[socket.socket]:
+    """A socket that listens where the settings say. Raises ServiceError (`service.address`)."""
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         listener = socket.create_server((settings.host, settings.port), family=family)

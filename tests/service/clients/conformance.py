@@ -154,7 +154,7 @@ def until(job_id: str, *statuses: str) -> Any:
 
 def training(file: str) -> None:
     api = client.fine_tuning.jobs
-    theirs = {"n_epochs": 6, "batch_size": 1}
+    theirs = {"n_epochs": 25, "batch_size": 1}
     extra: Any = {
         "method": {"type": "supervised", "supervised": {"hyperparameters": theirs}},
         "hyperparameters": {"lora_r": 8, "learning_rate": 1e-3, "seq_len": 128},
@@ -177,15 +177,15 @@ def training(file: str) -> None:
     assert ":sums:" in model, done
     steps = [event for event in api.list_events(job.id, limit=50) if event.type == "metrics"]
     told = [event.data["step"] for event in steps]
-    assert told == list(range(72, 0, -1)), told
+    assert told == list(range(300, 0, -1)), told
     kept = api.checkpoints.list(job.id).data
-    assert [item.step_number for item in kept] == [72, 60, 48], kept
+    assert [item.step_number for item in kept] == [300, 288, 276], kept
     for item in kept:
         name = item.fine_tuned_model_checkpoint
         assert client.models.retrieve(name).id == name
     table = client.files.content(done.result_files[0]).read().decode().splitlines()
     assert table[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
-    assert len(table) == 73
+    assert len(table) == 301
     assert model in [item.id for item in client.models.list()]
     assert client.models.delete(model).deleted
     refused(openai.NotFoundError, lambda: client.models.retrieve(model), code="model_not_found")

@@ -45,9 +45,9 @@ class CreateJob(_Request):
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     """A model of GET /v1/models."""
-    training_file: Annotated[str, Field(min_length=1, max_length=64)]
-    """Id of a file with purpose fine-tune."""
-    validation_file: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    training_file: Annotated[str, Field(min_length=1, max_length=255)]
+    """Id of a file with purpose fine-tune, or the name of one in the server's `--data-dir`."""
+    validation_file: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     """Id of a file that the model is evaluated on."""
     method: Method | None = None
     """How to train; supervised if left out."""

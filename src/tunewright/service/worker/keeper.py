@@ -13,6 +13,8 @@ from tunewright.service.worker.child import LeashedChild
 from tunewright.service.worker.client import LeaseLost, ServerAway, ServerClient
 
 RENEWALS_PER_LEASE = 4
+LISTEN_SECONDS = 2.0
+"""Longest time until a worker hears that its job shall pause or end; renewals are how it hears."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 5.0
 
 Result = TypeVar("Result")
@@ -61,7 +63,7 @@ class LeaseKeeper:
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
     def _renew_until_stopped(self) -> None:
-        pause = self._lease.lease_seconds / RENEWALS_PER_LEASE
+        pause = min(self._lease.lease_seconds / RENEWALS_PER_LEASE, LISTEN_SECONDS)
         while not self._stop.wait(pause) and not self.is_lost:
             # From before the call: the server's lease cannot end earlier than ours.
             asked = time.monotonic()

@@ -1,0 +1,49 @@
+"""`serve --check`: everything that a start needs, without starting and without changing the database."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from tunewright.service.db.opening import count_missing_migrations
+from tunewright.service.server import hold_home, listen
+from tunewright.service.serving import check_tls
+from tunewright.service.settings import BUILTIN_MODEL, ServeSettings
+
+GIB = 2**30
+
+
+def check_server(settings: ServeSettings) -> Iterator[str]:
+    """A line for each thing that is as it should be.
+
+    Raises ServiceError for the first that would keep the server from starting.
+    """
+    with hold_home(settings.home):
+        yield f"home: {settings.home} ({shutil.disk_usage(settings.home).free / GIB:.0f} GiB free)"
+        with listen(settings) as listener:
+            yield "address: {}:{} is free".format(*listener.getsockname()[:2])
+        if settings.tls is not None:
+            check_tls(settings.tls)
+            yield f"certificate: {settings.tls.certificate}"
+        yield f"database: {_database(settings)}"
+    for name, model in settings.models.items():
+        yield f"model: {name} ({_model(model)})"
+    engines = [name for name in ("torch", "mlx") if find_spec(name) is not None]
+    yield f"engines here: {', '.join(engines) or 'none; start workers where there is one'}"
+
+
+def _database(settings: ServeSettings) -> str:
+    file = settings.home / "tunewright.db"
+    if settings.database is None and not file.exists():
+        return f"{file} is made by the first start"
+    missing = count_missing_migrations(settings.database_url)
+    shown = "as --database says" if settings.database else str(file)
+    return f"{shown} ({f'{missing} upgrades come with the next start' if missing else 'up to date'})"
+
+
+def _model(model: str) -> str:
+    if model == BUILTIN_MODEL:
+        return "in the package"
+    return f"folder {model}" if Path(model).is_dir() else f"{model} from the hub; fetched by the first job"
