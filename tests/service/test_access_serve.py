@@ -187,3 +187,10 @@ def test_a_worker_elsewhere_trusts_the_certificate_that_it_is_told(
     monkeypatch.setenv("SSL_CERT_FILE", str(folder / "cert.pem"))
     with closing(ServerClient(url, running.key("worker"))) as client:
         assert client.claim(claim) is None
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement(server: RunningServer) -> None:
+    """Without TCP_NODELAY every answer on a kept connection takes 40 ms, however idle the machine is."""
+    with httpx2.Client(verify=NO_CERTIFICATES) as http:
+        seconds = [http.get(f"{server.url}/health").elapsed.total_seconds() for _ in range(40)]
+    assert min(seconds[1:]) < 0.035

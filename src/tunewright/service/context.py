@@ -34,7 +34,8 @@ class Service:
     """Set when the server ends, for answers that would go on."""
 
 
-def current_service(request: Request) -> Service:
+# Dependencies that wait for nothing are coroutines: any other runs in a thread, which costs more than it does.
+async def current_service(request: Request) -> Service:
     """The server that a request came to."""
     return cast(Service, request.app.state.service)
 
@@ -90,19 +91,19 @@ def check_scope(key: KeyRecord, scope: Scope) -> None:
         )
 
 
-def user_key(key: KeyArg) -> KeyRecord:
+async def user_key(key: KeyArg) -> KeyRecord:
     """The key of a call on files, jobs or models."""
     check_scope(key, "jobs")
     return key
 
 
-def worker_key(key: KeyArg) -> KeyRecord:
+async def worker_key(key: KeyArg) -> KeyRecord:
     """The key of a worker's call."""
     check_scope(key, "worker")
     return key
 
 
-def metrics_key(key: KeyArg) -> KeyRecord:
+async def metrics_key(key: KeyArg) -> KeyRecord:
     """The key of a call that reads what the server does as a whole."""
     check_scope(key, "metrics")
     return key

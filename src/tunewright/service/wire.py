@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import h11
@@ -50,6 +51,9 @@ class CarefulProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """A caller connects."""
         super().connection_made(transport)
+        # Head and body of an answer are two writes: without this the second waits for the caller's delayed
+        # acknowledgement of the first, 40 ms. asyncio sets it for sockets that name their protocol only.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._set_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
