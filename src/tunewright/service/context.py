@@ -34,7 +34,7 @@ class Service:
     """Set when the server ends, for answers that would go on."""
 
 
-# Dependencies that wait for nothing are coroutines: any other runs in a thread, which costs more than it does.
+# Dependencies that wait for nothing are coroutines: any other runs in a thread, which costs more than it.
 async def current_service(request: Request) -> Service:
     """The server that a request came to."""
     return cast(Service, request.app.state.service)
