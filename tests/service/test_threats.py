@@ -275,6 +275,11 @@ FORM_BOMBS: dict[str, tuple[Callable[[], bytes], int, str | None]] = {
         400,
         "invalid_training_file",
     ),
+    "a line of just too much": (
+        lambda: form(field("purpose"), file_part(b'{"a": 1}\n{"b": "' + b"x" * MEBIBYTE + b'"}\n')),
+        400,
+        "invalid_training_file",
+    ),
     "a line of 40 MB, then the purpose": (
         lambda: form(file_part(b'{"a": "' + b"x" * 40 * MEBIBYTE + b'"}'), field("purpose")),
         400,

@@ -21,6 +21,8 @@ class Limits:
 
     file_bytes: int = 512 * MEBIBYTE
     """Size of an uploaded file."""
+    line_bytes: int = MEBIBYTE
+    """The longest line of an uploaded training file of JSON lines."""
     json_bytes: int = MEBIBYTE
     """Size of the body of any other call."""
     seq_len: int = 131_072

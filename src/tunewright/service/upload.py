@@ -12,6 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tunewright.service.faults import ApiError, bad_value
 from tunewright.service.schemas.files import TRAINING
+from tunewright.service.settings import Limits
 from tunewright.service.store import BlobStore, BlobWriter
 from tunewright.service.upload_check import ContentCheck
 
@@ -33,12 +34,13 @@ class Received:
     size: int
 
 
-async def receive_upload(request: Request, blobs: BlobStore, most_bytes: int) -> Received:
+async def receive_upload(request: Request, blobs: BlobStore, limits: Limits) -> Received:
     """Read a form with one file part named `file`.
 
-    Raises ApiError: 400 for a body that is no such form, 413 for a file above `most_bytes`. Nothing stays
-    behind then.
+    Raises ApiError: 400 for a body that is no such form or a file that is not taken, 413 for one above its
+    limit. Nothing stays behind then.
     """
+    most_bytes = limits.file_bytes
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most_bytes + ENVELOPE_BYTES:
         raise too_large(most_bytes)
@@ -48,7 +50,7 @@ async def receive_upload(request: Request, blobs: BlobStore, most_bytes: int) ->
         raise _bad_form("Send the file as multipart/form-data, with the parts 'purpose' and 'file'")
     writer = await to_thread.run_sync(blobs.writer)
     try:
-        form = _Form(writer, most_bytes)
+        form = _Form(writer, most_bytes, ContentCheck(limits.line_bytes))
         parser = MultipartParser(boundary, form.callbacks())
         async for chunk in request.stream():
             # Parsing also hashes and writes, which may wait for the disk.
@@ -81,10 +83,10 @@ class _Form:
 
     writer: BlobWriter
     most_bytes: int
+    content: ContentCheck
     fields: dict[str, str] = field(default_factory=dict[str, str])
     filename: str | None = None
     ended: bool = False
-    content: ContentCheck = field(default_factory=ContentCheck)
     _parts: int = 0
     _around: int = 0
     _header: bytearray = field(default_factory=bytearray)

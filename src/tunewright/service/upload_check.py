@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tunewright.data.lines import MAX_LINE_BYTES
 from tunewright.service.faults import ApiError, bad_value
 
 ARCHIVES = {
@@ -21,9 +20,13 @@ _HEAD_BYTES = _TAR_AT + 5
 
 
 class ContentCheck:
-    """Takes a file piece by piece. Remembers its first bytes and the length of its longest line."""
+    """Takes a file piece by piece. Remembers its first bytes and the length of its longest line.
 
-    def __init__(self) -> None:
+    line_bytes: what a line may have. A row of 15 MB takes 4 GiB to tokenise, and is cut only then.
+    """
+
+    def __init__(self, line_bytes: int) -> None:
+        self._line_bytes = line_bytes
         self._head = b""
         self._line = 0
         self._longest = 0
@@ -37,16 +40,18 @@ class ContentCheck:
         if first < 0:
             self._line += len(data)
         else:
-            # Lines that lie within one piece are shorter than a piece, and those are short.
             self._longest = max(self._longest, self._line + first)
             self._line = len(data) - last - 1
+            # Pieces come as the network brings them, nearly always too short to hold a line that is too long.
+            if len(data) > self._line_bytes:
+                self._longest = max(self._longest, *map(len, data.split(b"\n")))
         self._longest = max(self._longest, self._line)
 
     def check_lines(self) -> None:
-        """Raise ApiError 400 when this is JSON lines with one that is longer than training reads."""
-        if self._longest > MAX_LINE_BYTES and self._head.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"{"):
+        """Raise ApiError 400 when this is JSON lines with one that is too long."""
+        if self._longest > self._line_bytes and self._head.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"{"):
             raise bad_value(
-                f"The file has a line of more than {MAX_LINE_BYTES:,} bytes: write one example a line",
+                f"The file has a line of more than {self._line_bytes:,} bytes: write one example a line",
                 "file",
                 "invalid_training_file",
             )

@@ -48,7 +48,7 @@ FileId = Annotated[str, Path(description="Id of the file.")]
 async def create(request: Request, service: ServiceArg, key: UserArg, repeat: RepeatArg) -> FileObject:
     """Store an upload. The same upload sent again after a lost answer gives the first one's file."""
     await to_thread.run_sync(_check_room, service, key)
-    received = await receive_upload(request, service.blobs, service.settings.limits.file_bytes)
+    received = await receive_upload(request, service.blobs, service.settings.limits)
     await check_caller(request)
     return file_object(await to_thread.run_sync(_record, service, key, received, repeat))
 
