@@ -34,10 +34,6 @@ class ExampleRows(Protocol):
         """Tokens of each row by its number; None where they are known only once a row is read."""
         ...
 
-    def known(self) -> Iterator[Example]:
-        """All examples where they are held in memory, else none."""
-        ...
-
     def update_digest(self, digest: Digest, weight: float) -> None:
         """Add what says whether another run sees the same rows with this weight."""
         ...
@@ -62,13 +58,9 @@ class MemoryRows:
         return (example for row in self._rows for example in row)
 
     def update_digest(self, digest: Digest, weight: float) -> None:
-        update_digest(digest, self.known(), sum(map(len, self._rows)), weight)
-
-
-def update_digest(digest: Digest, examples: Iterable[Example], count: int, weight: float) -> None:
-    """Add every token and loss weight of `count` examples in order: tokenizer and template are in it too."""
-    digest.update(f"source {count} {weight!r}\n".encode())
-    for example in examples:
-        digest.update(len(example).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(example.tokens_T, dtype="<i4").data)
-        digest.update(np.ascontiguousarray(example.weights_T, dtype="<f4").data)
+        """Every token and loss weight in order, so tokenizer and template are in it too."""
+        digest.update(f"source {sum(map(len, self._rows))} {weight!r}\n".encode())
+        for example in self.known():
+            digest.update(len(example).to_bytes(8, "little"))
+            digest.update(np.ascontiguousarray(example.tokens_T, dtype="<i4").data)
+            digest.update(np.ascontiguousarray(example.weights_T, dtype="<f4").data)

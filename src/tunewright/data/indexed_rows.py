@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +52,6 @@ class IndexedRows:
 
     def lengths(self) -> None:
         return None
-
-    def known(self) -> Iterator[Example]:
-        return iter(())
 
     def update_digest(self, digest: Digest, weight: float) -> None:
         """The content of the files and every setting that decides about tokens and weights."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tunewright.config.schema import DataConfig, SourceConfig
 from tunewright.data.example_rows import ExampleRows
 from tunewright.data.holdout import choose_held_out
-from tunewright.data.prepared import PreparedData
+from tunewright.data.prepared import Extent, PreparedData
 from tunewright.data.report import SourceReport
 from tunewright.data.row_survey import RowSurvey
 from tunewright.data.table_rows import TableRows
@@ -55,7 +55,13 @@ def prepare_in_memory(
         eval_rows=eval_rows,
         duplicate_rows=survey.tally.count_of("data.duplicate"),
     )
-    return PreparedData(tuple(train_sources), tuple(eval_examples), report, tuple(survey.errors))
+    return PreparedData(
+        tuple(train_sources),
+        tuple(eval_examples),
+        report,
+        tuple(survey.errors),
+        extent=_extent([source.table for source in (*train, *held_out_file)]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,13 @@ def read_held_out_file(survey: RowSurvey, data: DataConfig, base_dir: Path, say:
     if all((source.format, source.columns) == (first.format, first.columns) for source in data.train):
         config = SourceConfig(path=data.eval, format=first.format, columns=first.columns)
     return [take_source(survey, config, base_dir, "eval", say)]
+
+
+def _extent(tables: Sequence[TokenTable]) -> Extent:
+    return Extent(
+        max(int(table.lengths_E.max(initial=0)) for table in tables),
+        max(table.facts["largest_id"] for table in tables),
+    )
 
 
 def _count_duplicates(

@@ -21,15 +21,25 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Tokens of the longest example, and the largest token id of all."""
+
+    longest: int
+    largest_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedData:
     """Data ready to train on. train_sources: the rows of each source and its weight, for StepStream. errors:
-    see Checked. windows: what is trained on instead where it comes through a pipe; its report grows."""
+    see Checked. windows: what is trained on instead where it comes through a pipe; its report grows. extent:
+    None where not every row was looked at."""
 
     train_sources: tuple[tuple[ExampleRows, float], ...]
     eval_examples: tuple[Example, ...]
     report: DataReport
     errors: tuple[DataError, ...] = ()
     windows: Windows | None = None
+    extent: Extent | None = None
 
     @property
     def checked(self) -> Checked:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.data.example_rows import Digest, update_digest
+from tunewright.data.example_rows import Digest
 from tunewright.data.token_table import TokenTable
 from tunewright.types import Example
 
@@ -35,5 +35,10 @@ class TableRows:
         return (example for number in self.numbers_N.tolist() for example in self.table.row(number))
 
     def update_digest(self, digest: Digest, weight: float) -> None:
+        """As MemoryRows does. The table holds tokens and weights as they go into the digest."""
         count = int(np.diff(self.table.first_R, append=len(self.table.lengths_E))[self.numbers_N].sum())
-        update_digest(digest, self.known(), count, weight)
+        digest.update(f"source {count} {weight!r}\n".encode())
+        for number in self.numbers_N.tolist():
+            for length, content in self.table.example_bytes(number):
+                digest.update(length.to_bytes(8, "little"))
+                digest.update(content)

@@ -24,8 +24,9 @@ class TokenBlock:
     """Some rows in file order, those without examples left out.
 
     words: per example its tokens as little-endian int32, then its weights as float32. lengths: tokens per
-    example. parts: examples per row. places: file name and line per row. prints: 16 bytes per row. counts:
-    RowSurvey.to_json. faults: rows that could not be read, the first ones; fault_count: all of them.
+    example. parts: examples per row. places: file name and line per row. prints: 16 bytes per row.
+    largest_id: of all tokens, -1 without any. counts: RowSurvey.to_json. faults: the first rows that could
+    not be read; fault_count: all of them.
     """
 
     rows_read: int
@@ -34,6 +35,7 @@ class TokenBlock:
     parts: tuple[int, ...]
     places: tuple[tuple[str, int], ...]
     prints: bytes
+    largest_id: int
     counts: Mapping[str, Any]
     faults: tuple[DataError, ...]
     fault_count: int
@@ -62,6 +64,7 @@ class RowTokeniser:
             lengths=tuple(len(example) for row in taken for example in row),
             parts=tuple(map(len, taken)),
             places=tuple((row[0].source.path, row[0].source.line) for row in taken),
+            largest_id=max((int(example.tokens_T.max()) for row in taken for example in row), default=-1),
             prints=b"".join(map(fingerprint, taken)),
             counts=survey.to_json(),
             faults=tuple(faults.kept),

@@ -40,7 +40,7 @@ class DamagedTable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenTable:
-    """The rows of a source that can be trained on. facts: format, found, rows_read, files (their names) and
+    """The rows of a source that can be trained on. facts: format, found, rows_read, largest_id, files and
     counts (RowSurvey.to_json). cached: where they lie."""
 
     words_W: NDArray[np.int32]
@@ -75,6 +75,13 @@ class TokenTable:
     def fingerprints(self) -> list[bytes]:
         """holdout.fingerprint of each row."""
         return [self.prints[at : at + PRINT_BYTES] for at in range(0, len(self.prints), PRINT_BYTES)]
+
+    def example_bytes(self, row: int) -> Iterator[tuple[int, memoryview]]:
+        """Length of each example of a row, and its tokens and weights as they lie in the file."""
+        end = self.first_R[row + 1] if row + 1 < len(self) else len(self.lengths_E)
+        for at in range(int(self.first_R[row]), int(end)):
+            start, length = int(self.starts_E[at]), int(self.lengths_E[at])
+            yield length, self.words_W[start : start + 2 * length].data
 
     def _example(self, number: int, source: SourceRef) -> Example:
         start, length = int(self.starts_E[number]), int(self.lengths_E[number])
@@ -135,6 +142,7 @@ class _Columns:
         self._prints = bytearray()
         self._names: dict[str, int] = {}
         self._rows_read = self._words = 0
+        self._largest_id = -1
         self._faults = Faults()
         self._tokeniser, self._survey = tokeniser, tokeniser.survey()
 
@@ -146,6 +154,7 @@ class _Columns:
         self._files.extend(self._names.setdefault(name, len(self._names)) for name, _ in block.places)
         self._lines.extend(line for _, line in block.places)
         self._prints += block.prints
+        self._largest_id = max(self._largest_id, block.largest_id)
         self._survey.add_json(block.counts)
         self._faults.extend(block.faults, block.fault_count)
 
@@ -164,7 +173,12 @@ class _Columns:
         if unlisted := self._faults.count - len(self._faults.kept):
             survey.add_unlisted_errors(self._tokeniser.source.path, unlisted)
         survey.add_json(self._survey.to_json())
-        return {"rows_read": self._rows_read, "files": list(self._names), "counts": survey.to_json()}
+        return {
+            "rows_read": self._rows_read,
+            "largest_id": self._largest_id,
+            "files": list(self._names),
+            "counts": survey.to_json(),
+        }
 
 
 def _check_sum(path: Path) -> None:

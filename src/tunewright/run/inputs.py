@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from tunewright.config.schema import RunConfig
@@ -63,12 +62,8 @@ def _check_fits(data: PreparedData, arch: Arch, config: RunConfig, tokenizer: Ch
 
     Where not every row was looked at, data.seq_len and the whole tokenizer must fit.
     """
-    if data.report.loading == "memory":
-        trained = (example for rows, _ in data.train_sources for example in rows.known())
-        longest = largest = 0
-        for example in chain(trained, data.eval_examples):
-            longest = max(longest, len(example))
-            largest = max(largest, int(example.tokens_T.max()))
+    if data.extent is not None:
+        longest, largest = data.extent.longest, data.extent.largest_id
         got = f"a row of {longest:,} tokens"
     else:
         longest, largest = config.data.seq_len, tokenizer.largest_id
