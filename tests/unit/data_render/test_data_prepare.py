@@ -8,7 +8,7 @@ import pytest
 from chat_tokenizers import CHATML, write_tokenizer
 from tunewright.config.schema import DataConfig
 from tunewright.data.prepare import prepare_data, survey_data
-from tunewright.data.prepared import PreparedData
+from tunewright.data.prepared import Extent, PreparedData
 from tunewright.data.templates import ChatTokenizer, load_tokenizer
 from tunewright.errors import DataError, ModelError
 
@@ -56,6 +56,8 @@ def test_every_row_is_accounted_for(tmp_path: Path, tokenizer: ChatTokenizer) ->
     assert report.trained_tokens == sum(int((e.weights_T > 0).sum()) for e in everything)
     assert sum(bucket.examples for bucket in report.lengths) == 3
     assert 0 < report.trained_share < 1
+    largest = max(int(example.tokens_T.max()) for example in everything)
+    assert prepared.extent == Extent(max(map(len, everything)), largest)
 
 
 @pytest.mark.parametrize(
