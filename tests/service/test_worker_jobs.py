@@ -130,4 +130,4 @@ def test_shared_files_as_they_are(name: str, format_: str, client: OpenAI) -> No
     file = client.files.create(file=DATA / name, purpose="fine-tune")
     job = create(client, file.id, format=format_)
     done = wait_for_status(client, job.id, "succeeded", seconds=280)
-    assert done.trained_tokens > 10_000
+    assert done.trained_tokens > 1000

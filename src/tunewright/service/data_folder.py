@@ -11,7 +11,6 @@ import stat
 from pathlib import Path
 
 from tunewright.service.context import Service
-from tunewright.service.db.blobs import add_blob
 from tunewright.service.db.database import clock
 from tunewright.service.db.files import add_file
 from tunewright.service.ids import FILE, new_id
@@ -19,6 +18,7 @@ from tunewright.service.quotas import check_file_quota
 from tunewright.service.records import FileRecord, KeyRecord
 from tunewright.service.schemas.files import TRAINING
 from tunewright.service.store import CHUNK_BYTES
+from tunewright.service.stored import record_blob
 
 
 def take_ready_file(service: Service, key: KeyRecord, name: str | None) -> str | None:
@@ -49,6 +49,7 @@ def _store(service: Service, key: KeyRecord, path: Path) -> str | None:
         sha256 = writer.commit()
     finally:
         writer.abort()
+    record_blob(service, sha256, writer.size)
     with service.database.write() as connection:
         check_file_quota(connection, key.project, service.settings.limits, writer.size)
         made = FileRecord(
@@ -61,6 +62,5 @@ def _store(service: Service, key: KeyRecord, path: Path) -> str | None:
             created_at=clock(connection),
             expires_at=None,
         )
-        add_blob(connection, sha256, writer.size)
         add_file(connection, made)
     return made.id

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tunewright.service.context import Service
-from tunewright.service.db.blobs import add_blob
 from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import read_metrics
 from tunewright.service.db.files import add_file
@@ -13,6 +12,7 @@ from tunewright.service.ids import FILE, new_id
 from tunewright.service.records import FileRecord, JobRecord
 from tunewright.service.results import ALL_NAME, RESULTS_NAME, all_metrics_csv, result_csv
 from tunewright.service.schemas.files import RESULTS
+from tunewright.service.stored import keep_blob
 
 
 def store_results(service: Service, connection: Connection, job: JobRecord) -> tuple[str, ...]:
@@ -46,6 +46,6 @@ def _store(
         created_at=clock(connection),
         expires_at=None,
     )
-    add_blob(connection, sha256, writer.size)
+    keep_blob(service, connection, sha256, writer.size)
     add_file(connection, file)
     return file.id

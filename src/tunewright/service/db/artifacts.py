@@ -95,11 +95,9 @@ def delete_artifact(connection: Connection, artifact_id: str) -> None:
 
 
 def _same(artifact: ArtifactRecord) -> Sequence[ColumnElement[bool]]:
-    return (
-        artifacts.c.job_id == artifact.job_id,
-        artifacts.c.kind == artifact.kind,
-        artifacts.c.step == artifact.step,
-    )
+    # A job has one model, whatever its step.
+    step = () if artifact.kind == "model" else (artifacts.c.step == artifact.step,)
+    return (artifacts.c.job_id == artifact.job_id, artifacts.c.kind == artifact.kind, *step)
 
 
 def _named(project: str) -> Sequence[ColumnElement[bool]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, exists, insert, or_, select, update
 
 from tunewright.service.db.database import clock
 from tunewright.service.db.pages import Page, read_page
 from tunewright.service.db.rows import to_file
-from tunewright.service.db.tables import files
+from tunewright.service.db.tables import files, jobs
+from tunewright.service.jobs import TERMINAL
 from tunewright.service.records import FileRecord
 
 
@@ -50,6 +51,18 @@ def list_files(
 def delete_file(connection: Connection, file_id: str) -> None:
     """Hide a file; its bytes go with the next collection of unused blobs."""
     connection.execute(update(files).where(files.c.id == file_id).values(deleted_at=clock(connection)))
+
+
+def expire_files(connection: Connection) -> None:
+    """Delete files whose time is over, but those of live jobs."""
+    is_over = jobs.c.status.in_([str(status) for status in TERMINAL])
+    reads = or_(jobs.c.training_file == files.c.id, jobs.c.validation_file == files.c.id)
+    now = clock(connection)
+    connection.execute(
+        update(files)
+        .where(files.c.expires_at <= now, files.c.deleted_at.is_(None), ~exists().where(reads, ~is_over))
+        .values(deleted_at=now)
+    )
 
 
 def _visible(connection: Connection, project: str) -> list[ColumnElement[bool]]:

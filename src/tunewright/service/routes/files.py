@@ -9,7 +9,6 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from tunewright.service.context import Service, ServiceArg, UserArg
-from tunewright.service.db.blobs import add_blob
 from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.files import add_file, delete_file, find_file, list_files
 from tunewright.service.db.jobs import is_file_in_use
@@ -29,6 +28,7 @@ from tunewright.service.schemas.files import (
     file_page,
 )
 from tunewright.service.schemas.lists import Deleted
+from tunewright.service.stored import record_blob
 from tunewright.service.upload import Received, receive_upload
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
@@ -118,6 +118,7 @@ def _check_room(service: Service, key: KeyRecord) -> None:
 
 
 def _record(service: Service, key: KeyRecord, received: Received, repeat: Repeat) -> FileRecord:
+    record_blob(service, received.sha256, received.size)
     fields = received.fields
     purpose = fields.get("purpose", "")
     if purpose not in UPLOAD_PURPOSES:
@@ -141,7 +142,6 @@ def _record(service: Service, key: KeyRecord, received: Received, repeat: Repeat
             created_at=now,
             expires_at=None if life is None else now + life,
         )
-        add_blob(connection, received.sha256, received.size)
         add_file(connection, file)
         repeat.remember(connection, name, file.id)
     return file

@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from tunewright.service.artifacts import check_stored, new_artifact
 from tunewright.service.context import Service, ServiceArg, worker_key
 from tunewright.service.db.artifacts import keep_newest, put_artifact
-from tunewright.service.db.blobs import add_blob, known_blobs
+from tunewright.service.db.blobs import known_blobs
 from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events, record_metrics
 from tunewright.service.db.jobs import change_job
@@ -37,6 +37,7 @@ from tunewright.service.schemas.lease import (
     Renewed,
     Report,
 )
+from tunewright.service.stored import record_blob
 
 # Workers are trusted, and send checkpoints and reports of any size.
 router = APIRouter(
@@ -104,14 +105,9 @@ async def store_blob(sha256: str, request: Request, service: ServiceArg) -> None
         found = await to_thread.run_sync(writer.commit)
     finally:
         await to_thread.run_sync(writer.abort)
+    await to_thread.run_sync(record_blob, service, found, writer.size)
     if found != sha256:
         raise ApiError(400, "The bytes have another hash than their name", code="wrong_hash")
-
-    def record() -> None:
-        with service.database.write() as connection:
-            add_blob(connection, sha256, writer.size)
-
-    await to_thread.run_sync(record)
 
 
 @router.get("/jobs/{job_id}/blobs/{sha256}")

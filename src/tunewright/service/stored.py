@@ -1,0 +1,28 @@
+"""Record bytes that lie in the blob store. What is not recorded is found by nobody, and never removed."""
+
+from __future__ import annotations
+
+from tunewright.service.context import Service
+from tunewright.service.db.blobs import add_blob
+from tunewright.service.db.database import Connection
+from tunewright.service.faults import SERVER, ApiError
+
+
+def record_blob(service: Service, sha256: str, size: int) -> None:
+    """Record stored bytes before anything refers to them: if nothing ever does, they go after a while.
+
+    Raises as keep_blob.
+    """
+    with service.database.write() as connection:
+        keep_blob(service, connection, sha256, size)
+
+
+def keep_blob(service: Service, connection: Connection, sha256: str, size: int) -> None:
+    """The same within a transaction.
+
+    Raises ApiError 503 when the collection of unused bytes removed them between their storing and this
+    call, which it cannot do from here on. The official client sends them again by itself.
+    """
+    add_blob(connection, sha256, size)
+    if not service.blobs.has(sha256):
+        raise ApiError(503, "The bytes have to be sent again", type=SERVER, headers={"retry-after": "1"})

@@ -1,0 +1,128 @@
+"""Bytes that nobody needs go; those that somebody needs, or may be about to need, stay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import BadRequestError, OpenAI
+from sqlalchemy import update
+
+from service_server import RunningServer, chat_rows, upload
+from service_worker import worker_by_hand
+from tunewright.service.db.blobs import GRACE_SECONDS, take_unused
+from tunewright.service.db.files import expire_files
+from tunewright.service.db.tables import blobs, files
+from tunewright.service.faults import ApiError
+from tunewright.service.stored import record_blob
+
+
+@pytest.fixture
+def server(any_server: RunningServer) -> RunningServer:
+    return any_server
+
+
+@pytest.fixture
+def client(server: RunningServer, project: str) -> Iterator[OpenAI]:
+    with server.client(project=project, max_retries=0) as found:
+        yield found
+
+
+def pass_time(server: RunningServer) -> None:
+    """Let everything that is stored be a day old, and what expires have expired."""
+    with server.service.database.write() as connection:
+        connection.execute(update(blobs).values(touched_at=time.time() - GRACE_SECONDS - 60))
+        connection.execute(
+            update(files).where(files.c.expires_at.is_not(None)).values(expires_at=time.time() - 60)
+        )
+
+
+def collect(server: RunningServer) -> set[str]:
+    """What housekeeping does; returns the hashes of the bytes that went."""
+    with server.service.database.write() as connection:
+        expire_files(connection)
+        gone = take_unused(connection)
+        for sha256 in gone:
+            server.service.blobs.remove(sha256)
+    return set(gone)
+
+
+def stored(server: RunningServer) -> int:
+    return sum(path.is_file() for path in (server.service.settings.home / "blobs" / "objects").rglob("*"))
+
+
+def test_a_deleted_file_goes_after_a_day(server: RunningServer, client: OpenAI) -> None:
+    file = client.files.create(file=b"one of a kind 1", purpose="batch")
+    client.files.delete(file.id)
+    assert collect(server) == set()
+    pass_time(server)
+    assert len(collect(server)) == 1
+
+
+def test_bytes_that_two_files_have_stay_for_the_other(server: RunningServer, client: OpenAI) -> None:
+    first, second = (client.files.create(file=b"one of a kind 2", purpose="batch") for _ in range(2))
+    client.files.delete(first.id)
+    pass_time(server)
+    assert collect(server) == set()
+    assert client.files.content(second.id).read() == b"one of a kind 2"
+
+
+def test_an_expired_file_goes_unless_a_live_job_reads_it(server: RunningServer, client: OpenAI) -> None:
+    data = b"".join(b'{"text": "row %d"}\n' % number for number in range(12))
+    life = {"anchor": "created_at", "seconds": 3600}
+    file = client.files.create(file=data, purpose="fine-tune", expires_after=life)  # type: ignore[arg-type]
+    job = client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file.id)
+    pass_time(server)
+    assert collect(server) == set()
+    client.fine_tuning.jobs.cancel(job.id)
+    assert len(collect(server)) == 1
+    assert not client.files.list().data
+
+
+def test_models_and_checkpoints_stay_until_they_are_deleted(
+    server: RunningServer, client: OpenAI, tmp_path: Path
+) -> None:
+    file = upload(client, chat_rows(11)).id
+    job = client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file).id
+    with worker_by_hand(server, tmp_path) as worker:
+        lease = worker.begin(job)
+        for step in (1, 2):
+            worker.save(lease, "state", step, {"state.bin": b"state %d of %s" % (step, job.encode())})
+        worker.save(lease, "model", 2, {"model.bin": b"model of " + job.encode()})
+        pass_time(server)
+        # The older state is what nobody needs any more.
+        assert len(collect(server)) == 1
+        worker.succeed(lease)
+    pass_time(server)
+    collect(server)
+    model = client.fine_tuning.jobs.retrieve(job).fine_tuned_model
+    assert model
+    client.models.delete(model)
+    pass_time(server)
+    assert len(collect(server)) == 1
+
+
+def test_a_refused_upload_is_not_kept_for_ever(server: RunningServer, client: OpenAI) -> None:
+    before = stored(server)
+    with pytest.raises(BadRequestError):
+        client.files.create(file=b"one of a kind 3", purpose="fun")  # type: ignore[arg-type]
+    pass_time(server)
+    collect(server)
+    assert stored(server) <= before
+
+
+def test_bytes_that_went_while_they_were_sent_are_asked_for_again(server: RunningServer) -> None:
+    """Stored again just when housekeeping took the old ones: no entry without bytes."""
+    writer = server.service.blobs.writer()
+    writer.write(b"one of a kind 4")
+    sha256 = writer.commit()
+    record_blob(server.service, sha256, 15)
+    pass_time(server)
+    assert sha256 in collect(server)
+    with pytest.raises(ApiError) as caught:
+        record_blob(server.service, sha256, 15)
+    assert caught.value.status == 503
+    with server.service.database.read() as connection:
+        assert connection.execute(blobs.select().where(blobs.c.sha256 == sha256)).first() is None
