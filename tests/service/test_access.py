@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import stat
 import subprocess
 from pathlib import Path
@@ -12,12 +13,16 @@ import pytest
 from openai import AuthenticationError, PermissionDeniedError
 
 from processes import child_environment, command_line
-from service_server import RunningServer, chat_rows, upload
+from service_server import RunningServer, chat_rows, serve_here, upload
 from tunewright.service import audit
 from tunewright.service.db.database import clock
 from tunewright.service.db.keys import list_keys, note_uses
 from tunewright.service.keys import create_key, hash_secret, is_well_formed, rotate_key
+from tunewright.service.observe import REFUSED_TOLD
 from tunewright.service.records import KeyRecord
+from tunewright.service.settings import ServeSettings
+
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def run_key(server: RunningServer, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -238,3 +243,15 @@ def test_an_audit_log_that_cannot_be_written_ends_nothing(
     audit.AuditLog(tmp_path).write(audit.AuditEntry("POST /v1/files", 200))
     assert not (tmp_path / "elsewhere").exists()
     assert "the audit log cannot be written" in caplog.text
+
+
+def test_nobody_fills_the_disk_with_refused_keys(tmp_path: Path) -> None:
+    with serve_here(ServeSettings(home=tmp_path)) as server, httpx2.Client(verify=NO_CERTIFICATES) as http:
+        for number in range(REFUSED_TOLD + 20):
+            answer = http.get(f"{server.url}/v1/files", headers={"authorization": f"Bearer {number}"})
+            assert answer.status_code == 401
+        with server.client() as client:
+            upload(client, chat_rows(1))
+    actions = [entry["action"] for entry in audited(server)]
+    assert actions.count("GET /v1/files") == REFUSED_TOLD
+    assert actions[-1] == "POST /v1/files"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI, RateLimitError
 
-from service_server import RunningServer, chat_rows, serve_here, upload
+from service_server import RunningServer, chat_rows, serve_here, upload, wait_until
 from tunewright.service.db.database import Database
 from tunewright.service.db.jobs import add_job
 from tunewright.service.db.queue import claim_job
@@ -21,6 +22,8 @@ from tunewright.service.keys import create_key
 from tunewright.service.rates import WINDOW_SECONDS, RateLimiter
 from tunewright.service.records import JobRecord
 from tunewright.service.settings import Limits, ServeSettings
+
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @contextmanager
@@ -200,3 +203,31 @@ def test_a_project_at_its_running_limit_waits_and_others_do_not(database: Databa
     assert third.project == "a"
     assert claim(2) is None
     assert claim(0) is not None
+
+
+def test_a_key_has_so_many_streams_open(tmp_path: Path) -> None:
+    with limited(tmp_path, key_streams=2) as server, httpx2.Client(verify=NO_CERTIFICATES) as http:
+        secret = server.key()
+        with server.client(key=secret) as client:
+            file = upload(client, chat_rows(10)).id
+            job = client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file).id
+        url = f"{server.url}/v1/fine_tuning/jobs/{job}/events?stream=true"
+        headers = {"authorization": f"Bearer {secret}"}
+
+        def is_let_in() -> bool:
+            with http.stream("GET", url, headers=headers) as third:
+                return third.status_code == 200
+
+        with http.stream("GET", url, headers=headers) as first:
+            # A generator that is thrown away closes its stream.
+            lines = [first.iter_lines()]
+            next(lines[0])
+            with http.stream("GET", url, headers=headers) as second:
+                lines.append(second.iter_lines())
+                next(lines[1])
+                refused = http.get(url, headers=headers)
+                assert refused.status_code == 429
+                assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+                assert refused.headers["retry-after"] == "5"
+                assert http.get(url.partition("?")[0], headers=headers).status_code == 200
+            wait_until(is_let_in, "a stream that was hung up is not counted any more")

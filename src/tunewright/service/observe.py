@@ -10,11 +10,15 @@ from anyio import to_thread
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tunewright.service.audit import AuditEntry, is_audited
+from tunewright.service.audit import REFUSED_KEY, AuditEntry, is_audited
 from tunewright.service.context import Service
 from tunewright.service.meters import route_of
 from tunewright.service.records import KeyRecord
 from tunewright.service.traffic import rate_headers
+
+REFUSED_TOLD = 60
+"""Refused keys of one address that are audited in a minute; /metrics counts them all."""
+REFUSED_TOLD_IN_ALL = 600
 
 access_log = logging.getLogger("tunewright.access")
 
@@ -68,8 +72,16 @@ class Observed:
             access_log.info(
                 "%s %s %d", method, route, status, extra={"request": {**entry.shown(), "seconds": seconds}}
             )
-        if is_audited(method, route, status):
+        if is_audited(method, route, status) and not self._is_flood(entry):
             await to_thread.run_sync(self.service.audit.write, entry)
+
+    def _is_flood(self, entry: AuditEntry) -> bool:
+        """Whether refused keys come so fast that the log would fill the disk; anyone can send those."""
+        rates = self.service.traffic.rates
+        return entry.outcome == REFUSED_KEY and any(
+            rates.take(name, most).wait_seconds > 0
+            for name, most in ((f"refused:{entry.address}", REFUSED_TOLD), ("refused", REFUSED_TOLD_IN_ALL))
+        )
 
 
 def _entry(scope: Scope, state: dict[str, Any], route: str, status: int) -> AuditEntry:

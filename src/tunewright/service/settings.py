@@ -33,6 +33,8 @@ class Limits:
     """Checkpoint models of a job; older ones go."""
     requests_per_minute: int = 6_000
     """Requests of one key to one API process in any 60 seconds. A key may have a limit of its own."""
+    key_streams: int = 50
+    """Streams of events that one key has open at once, in one API process."""
     project_jobs: int = 1_000
     """Jobs of a project that are not over."""
     project_running: int = 0
@@ -45,6 +47,7 @@ class Limits:
 
 UNLIMITED_BY_ZERO = (
     "requests_per_minute",
+    "key_streams",
     "project_jobs",
     "project_running",
     "project_files",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from tunewright.service.db.database import Connection
@@ -37,6 +39,35 @@ class KeyUses:
         note_uses(connection, uses)
 
 
+class OpenStreams:
+    """How many answers without an end each key has open. Each looks into the database every second."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    def check(self, key: KeyRecord, most: int) -> None:
+        """Raise ApiError 429 when a key has as many open as it may; 0 means any number."""
+        if most and self._open[key.id] >= most:
+            raise ApiError(
+                429,
+                f"This key has {most} streams of events open, which is its limit. Close one first",
+                type="requests",
+                code="rate_limit_exceeded",
+                headers={"retry-after": "5"},
+            )
+
+    async def count(self, key: KeyRecord, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same lines, counted as open from the first to the last, or until the caller hangs up."""
+        self._open[key.id] += 1
+        try:
+            async for line in lines:
+                yield line
+        finally:
+            self._open[key.id] -= 1
+            if not self._open[key.id]:
+                del self._open[key.id]
+
+
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """Of one server process. Nothing of it survives a restart but what is in the database."""
@@ -44,6 +75,7 @@ class Traffic:
     rates: RateLimiter = field(default_factory=RateLimiter)
     uses: KeyUses = field(default_factory=KeyUses)
     meters: Meters = field(default_factory=Meters)
+    streams: OpenStreams = field(default_factory=OpenStreams)
 
     def admit(self, key: KeyRecord, requests_per_minute: int) -> Allowance | None:
         """Count a request of this key; None where nothing is limited.

@@ -102,9 +102,11 @@ def events(
         str | None, Header(description="As `after`, for a stream that is taken up again.")
     ] = None,
 ) -> lists.Page[Event] | StreamingResponse:
-    """What happened to a job, newest first. With `stream` it is told as server-sent events, oldest first, from
-    the first one or from behind `after` to the end of the job, and closed with `[DONE]`."""
-    after = after or last_event_id if stream else after
+    """What happened to a job, newest first. With `stream` it is told as server-sent events, oldest first,
+    from the first one or from behind `after` to the end of the job, and closed with `[DONE]`."""
+    if stream:
+        after = after or last_event_id
+        service.traffic.streams.check(key, service.settings.limits.key_streams)
     with service.database.read() as connection:
         job = _found(connection, key, job_id)
         behind = event_number(connection, job.id, after) if after else 0
@@ -113,6 +115,7 @@ def events(
         raise bad_value(f"'after' names no event of this job: {after}", "after")
     if found is None:
         lines = stream_events(service, key.project, job.id, behind)
+        lines = service.traffic.streams.count(key, lines)
         return StreamingResponse(lines, media_type=SERVER_SENT, headers={"x-accel-buffering": "no"})
     return page_of([event_object(event) for event in found[0]], found[1])
 
