@@ -11,7 +11,6 @@ from tunewright.trackers.jsonl import read_steps
 
 SETTINGS = (
     "model.kernels=fast",
-    "adapter.dropout=0",
     "train.max_steps=6",
     "checkpoint.every_steps=3",
     "checkpoint.export_every=never",
@@ -46,11 +45,11 @@ def test_a_stopped_run_on_fast_layers_goes_on_to_the_same_bits(tunewright, run_f
     assert _adapter(tmp_path / "killed") == _adapter(tmp_path / "whole")
 
 
-def test_dropout_with_the_fast_path_asked_for_falls_back_and_says_so_once(
+def test_a_mask_of_its_own_with_the_fast_path_asked_for_falls_back_and_says_so_once(
     tunewright, run_file, tmp_path: Path
 ) -> None:
-    changes = ("--set", "adapter.dropout=0.05", "--set", "train.max_steps=1")
+    changes = ("--set", "model.attention=eager", "--set", "train.max_steps=1")
     done = tunewright("train", run_file, "--out", "run", *OVERRIDES, *changes)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("plain: dropout 0.05 (warning: fast was asked for)") == 1
-    assert json.loads((tmp_path / "run/plan.json").read_text())["path"] == "plain: dropout 0.05"
+    assert done.stderr.count("plain: eager attention (warning: fast was asked for)") == 1
+    assert json.loads((tmp_path / "run/plan.json").read_text())["path"] == "plain: eager attention"

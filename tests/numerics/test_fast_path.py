@@ -98,8 +98,9 @@ def _documents_loss(model: Any, documents: list[Document]) -> torch.Tensor:
         {},
         {"dtype": "bf16", "precision": "bf16"},
         {"dtype": "bf16", "precision": "bf16", "quantization": "nf4"},
+        {"adapter": {"dropout": 0.3}},
     ],
-    ids=["fp32", "bf16", "nf4"],
+    ids=["fp32", "bf16", "nf4", "dropout"],
 )
 def test_a_resumed_run_equals_an_undisturbed_one(changes: dict[str, Any], family_folder: FolderOf) -> None:
     folder = family_folder("qwen2")

@@ -91,9 +91,9 @@ class ModelConfig(Section):
     """Attention back end. `auto` takes the fastest that the start-up check proves right on this device."""
     kernels: Literal["auto", "plain", "fast", "compiled"] = "auto"
     """How decoder layers are computed with `torch`: `plain` as transformers does, `fast` in a few wide
-    operations, `compiled` the same with torch.compile for what lies between. The last two are for LoRA
-    without dropout on Llama, Qwen2, Qwen3, Mistral and Gemma; they are checked on the device before use, and
-    it stays plain where they do not fit. `auto` is compiled on CUDA, fast for bf16 on a CPU, else plain."""
+    operations, `compiled` the same with torch.compile for what lies between. The last two are for LoRA on
+    Llama, Qwen2, Qwen3, Mistral and Gemma; they are checked on the device before use, and it stays plain
+    where they do not fit. `auto` is compiled on CUDA, fast for bf16 on a CPU, else plain."""
 
 
 class MethodConfig(Section):

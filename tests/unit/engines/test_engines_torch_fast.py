@@ -20,6 +20,7 @@ from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.fast import choose
 from tunewright.engines.torch.fast.attention import Heads, attend_heads
 from tunewright.engines.torch.fast.build import replace_layers, why_plain
+from tunewright.engines.torch.fast.dropout import draw_seed, drop
 from tunewright.engines.torch.fast.elementwise import EAGER, norm
 from tunewright.engines.torch.fast.functions import (
     Inward,
@@ -94,7 +95,7 @@ def test_a_projection_takes_over_weights_under_their_names() -> None:
     expected = torch.cat([layer(x_SI) for layer in layers], -1)
     projection = Projection(layers)
     projection.refresh()
-    torch.testing.assert_close(projection.project(projection.widen(x_SI)), expected)
+    torch.testing.assert_close(projection.project(projection.widen(x_SI, None)), expected)
     assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers, weights, strict=True))
     now = [parameter for layer in layers for parameter in layer.parameters()]
     assert all(a is b for a, b in zip(parameters, now, strict=True))
@@ -108,7 +109,7 @@ def test_a_projection_sees_what_the_optimizer_changed() -> None:
     layer.lora_B.weight.data.mul_(2)
     projection.refresh()
     x_SI = draw(7, 8)
-    torch.testing.assert_close(projection.project(projection.widen(x_SI)), layer(x_SI))
+    torch.testing.assert_close(projection.project(projection.widen(x_SI, None)), layer(x_SI))
 
 
 def test_without_adapters_a_projection_is_its_layers() -> None:
@@ -116,12 +117,12 @@ def test_without_adapters_a_projection_is_its_layers() -> None:
     h_SD = draw(5, 8)
     projection = Projection([layer])
     check_gradients(
-        lambda x, h: project_add(x, h, projection),
+        lambda x, h: project_add(x, h, projection, training=True),
         lambda x, h: h + layer(x),
         [draw(5, 8, seed=3), draw(5, 6)],
         [],
     )
-    assert projection.widen(h_SD) is h_SD
+    assert projection.widen(h_SD, None) is h_SD
 
 
 def test_normed_projection_and_residual() -> None:
@@ -132,7 +133,7 @@ def test_normed_projection_and_residual() -> None:
     inward = Inward(Norm(weight_D, 1e-6, 1.0), projection, EAGER)
 
     def fast(h_SD: torch.Tensor) -> torch.Tensor:
-        y_SO, passed_SD = project_normed(h_SD, inward)
+        y_SO, passed_SD = project_normed(h_SD, inward, training=True)
         return torch.cat((y_SO.sin(), passed_SD.cos()), -1)
 
     def plain(h_SD: torch.Tensor) -> torch.Tensor:
@@ -147,7 +148,7 @@ def test_where_nothing_below_trains_adapters_get_their_gradients() -> None:
     projection = Projection([layer])
     projection.refresh()
     h_SD, weight_D = draw(7, 8), torch.ones(8)
-    y_SO, _ = project_normed(h_SD, Inward(Norm(weight_D, 1e-6, 0.0), projection, EAGER))
+    y_SO, _ = project_normed(h_SD, Inward(Norm(weight_D, 1e-6, 0.0), projection, EAGER), training=True)
     y_SO.backward(draw(7, 6, seed=9))
     ours = [_taken(parameter) for parameter in projection.parameters]
     layer(norm(h_SD, weight_D, 1e-6, 0.0)).backward(draw(7, 6, seed=9))
@@ -171,9 +172,50 @@ def test_mlp(activation: str) -> None:
         return h_SD + down(act * up(x_SD))
 
     check_gradients(
-        lambda h: add_mlp(h, mlp), plain, [draw(7, 8)],
+        lambda h: add_mlp(h, mlp, training=True), plain, [draw(7, 8)],
         [*mlp.inward.projection.parameters, *mlp.down.parameters],
     )  # fmt: skip
+
+
+def test_dropout_is_drawn_again_for_the_backward_pass() -> None:
+    """Against the plain formula with the mask that the seed of this pass gives."""
+    layers = [lora(8, 6), lora(8, 4, seed=5)]
+    for layer in layers:
+        layer.dropout = 0.5
+    projection = Projection(layers)
+    projection.refresh()
+
+    def seeded() -> int:
+        torch.manual_seed(3)
+        return draw_seed()
+
+    def fast(x_SI: torch.Tensor, h_SO: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(3)
+        return project_add(x_SI, h_SO, projection, training=True)
+
+    def plain(x_SI: torch.Tensor, h_SO: torch.Tensor) -> torch.Tensor:
+        mask_SI = drop(torch.ones_like(x_SI), 0.5, seeded())
+        assert set(mask_SI.unique().tolist()) == {0.0, 2.0}
+        parts = [
+            layer.base_layer(x_SI) + layer.scale * layer.lora_B(layer.lora_A(x_SI * mask_SI))
+            for layer in layers
+        ]
+        return h_SO + torch.cat(parts, -1)
+
+    with torch.random.fork_rng():
+        check_gradients(fast, plain, [draw(9, 8, seed=3), draw(9, 10)], projection.parameters)
+        x_SI, h_SO = draw(9, 8), draw(9, 10)
+        still = project_add(x_SI, h_SO, projection, training=False)
+    torch.testing.assert_close(still, h_SO + torch.cat([layer.eval()(x_SI) for layer in layers], -1))
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    ones = torch.ones(200, 100)
+    dropped = drop(ones, 0.05, seed=1)
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.05, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.01)
+    assert torch.equal(dropped, drop(ones, 0.05, seed=1))
+    assert not torch.equal(dropped, drop(ones, 0.05, seed=2))
 
 
 @pytest.mark.parametrize("normed", [False, True])
@@ -238,7 +280,6 @@ def test_names_and_state_are_those_of_the_plain_path(folder: Callable[[str], Pat
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
-        ("llama", {"adapter": {"dropout": 0.05}}, "dropout 0.05"),
         ("llama", {"adapter": {"kind": "none"}}, "all weights train"),
         ("llama", {"precision": "bf16"}, "fp32 weights computed in bf16"),
         ("llama", {"attention": "eager"}, "eager attention"),

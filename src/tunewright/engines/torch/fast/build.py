@@ -60,8 +60,6 @@ def has_fast_layers(model: PreTrainedModel) -> bool:
 def _why_not_asked(spec: EngineSpec) -> str | None:
     if spec.adapter.kind != "lora":
         return "all weights train"
-    if spec.adapter.dropout:
-        return f"dropout {spec.adapter.dropout:g}"
     if spec.dtype != spec.precision or spec.precision == "fp16":
         return f"{spec.dtype} weights computed in {spec.precision}"
     return None

@@ -86,6 +86,8 @@ def _prove_compiled(model: PreTrainedModel, spec: EngineSpec, *, by_rows: bool) 
 def _prove(model: PreTrainedModel, spec: EngineSpec, ops: Elementwise, *, by_rows: bool) -> str | None:
     """Put the fast layers in and compare; put the old ones back and return what differs."""
     batch = _draw_batch(vocabulary_size(model))
+    # Dropout draws one mask here and another there; the tests know it from its formula.
+    model.eval()
     with _moved_adapters(model):
         plain = _measure(model, spec, batch, by_rows=by_rows)
         before = replace_layers(model, ops)

@@ -65,9 +65,11 @@ class Turn:
         return slice(self.query_heads), slice(self.query_heads, turned)
 
 
-def project_normed(h_SD: torch.Tensor, inward: Inward) -> tuple[torch.Tensor, torch.Tensor]:
+def project_normed(
+    h_SD: torch.Tensor, inward: Inward, *, training: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(projection of the normed h, h itself). Adding to the second one later costs no pass of its own."""
-    result: Any = _ProjectNormed.apply(h_SD, inward, *inward.projection.parameters)
+    result: Any = _ProjectNormed.apply(h_SD, inward, training, *inward.projection.parameters)
     return result
 
 
@@ -77,25 +79,27 @@ def turn_heads(qkv_SCW: torch.Tensor, turn: Turn) -> torch.Tensor:
     return result
 
 
-def project_add(x_SI: torch.Tensor, h_SD: torch.Tensor, projection: Projection) -> torch.Tensor:
+def project_add(
+    x_SI: torch.Tensor, h_SD: torch.Tensor, projection: Projection, *, training: bool
+) -> torch.Tensor:
     """h + projection of x."""
-    result: Any = _ProjectAdd.apply(x_SI, h_SD, projection, *projection.parameters)
+    result: Any = _ProjectAdd.apply(x_SI, h_SD, projection, training, *projection.parameters)
     return result
 
 
-def add_mlp(h_SD: torch.Tensor, mlp: Mlp) -> torch.Tensor:
+def add_mlp(h_SD: torch.Tensor, mlp: Mlp, *, training: bool) -> torch.Tensor:
     """h + down(activation(gate) · up) of the normed h."""
     adapters = (*mlp.inward.projection.parameters, *mlp.down.parameters)
-    result: Any = _AddMlp.apply(h_SD, mlp, *adapters)
+    result: Any = _AddMlp.apply(h_SD, mlp, training, *adapters)
     return result
 
 
 class _ProjectNormed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        h_SD, inward = args[:2]
-        y_SO, inner_SR = _inward(h_SD, inward)
-        ctx.inward = inward
+        h_SD, inward, training = args[:3]
+        ctx.inward, ctx.seed = inward, _seed(inward.projection, training)
+        y_SO, inner_SR = _inward(h_SD, inward, ctx.seed)
         ctx.save_for_backward(h_SD, inner_SR)
         return y_SO, h_SD
 
@@ -105,9 +109,9 @@ class _ProjectNormed(torch.autograd.Function):
         h_SD, inner_SR = ctx.saved_tensors
         towards = ctx.needs_input_grad[0]
         dh_SD, adapters = _inward_backward(
-            dy_SO, h_SD, inner_SR, ctx.inward, residual_SD if towards else None
+            dy_SO, h_SD, inner_SR, ctx.inward, ctx.seed, residual_SD if towards else None
         )
-        return dh_SD, None, *adapters
+        return dh_SD, None, None, *adapters
 
 
 class _TurnHeads(torch.autograd.Function):
@@ -136,9 +140,9 @@ class _TurnHeads(torch.autograd.Function):
 class _ProjectAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        x_SI, h_SD, projection = args[:3]
-        wide_SE = projection.widen(x_SI)
-        ctx.projection = projection
+        x_SI, h_SD, projection, training = args[:4]
+        ctx.projection, ctx.seed = projection, _seed(projection, training)
+        wide_SE = projection.widen(x_SI, ctx.seed)
         ctx.save_for_backward(x_SI, _inner(wide_SE, projection))
         return h_SD + projection.project(wide_SE)
 
@@ -146,18 +150,19 @@ class _ProjectAdd(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         x_SI, inner_SR = ctx.saved_tensors
         dy_SO = grad_outputs[0].to(x_SI.dtype)
-        dx_SI, dinner_SR = ctx.projection.backward_inputs(dy_SO)
-        adapters = ctx.projection.backward_adapters(dy_SO, x_SI, inner_SR, dinner_SR)
-        return dx_SI, grad_outputs[0], None, *adapters
+        dx_SI, dinner_SR = ctx.projection.backward_inputs(dy_SO, ctx.seed)
+        adapters = ctx.projection.backward_adapters(dy_SO, x_SI, inner_SR, dinner_SR, ctx.seed)
+        return dx_SI, grad_outputs[0], None, None, *adapters
 
 
 class _AddMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        h_SD, mlp = args[:2]
-        both_S2F, inner_SR = _inward(h_SD, mlp.inward)
-        wide_SE = mlp.down.widen(mlp.inward.ops.gate(both_S2F, mlp.activation))
+        h_SD, mlp, training = args[:3]
         ctx.mlp = mlp
+        ctx.seeds = _seed(mlp.inward.projection, training), _seed(mlp.down, training)
+        both_S2F, inner_SR = _inward(h_SD, mlp.inward, ctx.seeds[0])
+        wide_SE = mlp.down.widen(mlp.inward.ops.gate(both_S2F, mlp.activation), ctx.seeds[1])
         ctx.save_for_backward(h_SD, inner_SR, both_S2F, _inner(wide_SE, mlp.down))
         return h_SD + mlp.down.project(wide_SE)
 
@@ -165,25 +170,30 @@ class _AddMlp(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         h_SD, inner_SR, both_S2F, down_inner_SR = ctx.saved_tensors
         mlp: Mlp = ctx.mlp
+        seed, down_seed = ctx.seeds
         dy_SD = grad_outputs[0].to(both_S2F.dtype)
-        dact_SF, dinner_SR = mlp.down.backward_inputs(dy_SD)
+        dact_SF, dinner_SR = mlp.down.backward_inputs(dy_SD, down_seed)
         dboth_S2F, act_SF = mlp.inward.ops.gate_backward(dact_SF, both_S2F, mlp.activation)
         del dact_SF
-        down_adapters = mlp.down.backward_adapters(dy_SD, act_SF, down_inner_SR, dinner_SR)
+        down_adapters = mlp.down.backward_adapters(dy_SD, act_SF, down_inner_SR, dinner_SR, down_seed)
         del act_SF
         residual_SD = grad_outputs[0] if ctx.needs_input_grad[0] else None
-        dh_SD, adapters = _inward_backward(dboth_S2F, h_SD, inner_SR, mlp.inward, residual_SD)
-        return dh_SD, None, *adapters, *down_adapters
+        dh_SD, adapters = _inward_backward(dboth_S2F, h_SD, inner_SR, mlp.inward, seed, residual_SD)
+        return dh_SD, None, None, *adapters, *down_adapters
 
 
-def _inward(h_SD: torch.Tensor, inward: Inward) -> tuple[torch.Tensor, torch.Tensor]:
-    wide_SE = inward.projection.widen(inward.ops.norm(h_SD, *inward.norm.arguments))
+def _seed(projection: Projection, training: bool) -> int | None:
+    return projection.draw_seed() if training else None
+
+
+def _inward(h_SD: torch.Tensor, inward: Inward, seed: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    wide_SE = inward.projection.widen(inward.ops.norm(h_SD, *inward.norm.arguments), seed)
     return inward.projection.project(wide_SE), _inner(wide_SE, inward.projection)
 
 
 def _inward_backward(
     dy_SO: torch.Tensor, h_SD: torch.Tensor, inner_SR: torch.Tensor, inward: Inward,
-    residual_SD: torch.Tensor | None,
+    seed: int | None, residual_SD: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:  # fmt: skip
     """(gradient of h with what came past the norm, gradients of the adapters). Without `residual_SD` nothing
     below trains, and the widest matrix product is left out."""
@@ -191,9 +201,9 @@ def _inward_backward(
     if residual_SD is None:
         dx_SD, dinner_SR = None, projection.backward_inner(dy_SO)
     else:
-        dx_SD, dinner_SR = projection.backward_inputs(dy_SO)
+        dx_SD, dinner_SR = projection.backward_inputs(dy_SO, seed)
     x_SD = inward.ops.norm(h_SD, *norm.arguments)
-    adapters = projection.backward_adapters(dy_SO, x_SD, inner_SR, dinner_SR)
+    adapters = projection.backward_adapters(dy_SO, x_SD, inner_SR, dinner_SR, seed)
     if dx_SD is None:
         return None, adapters
     return inward.ops.norm_backward_add(dx_SD, h_SD, *norm.arguments, residual_SD), adapters

@@ -82,14 +82,14 @@ class FastLayer(nn.Module):
         for projection in (self.qkv, self.out, self.wide_mlp.inward.projection, self.wide_mlp.down):
             projection.refresh()
         shape = h_BTD.shape
-        qkv_SO, h_SD = project_normed(h_BTD.flatten(0, 1), self.inward)
+        qkv_SO, h_SD = project_normed(h_BTD.flatten(0, 1), self.inward, training=self.training)
         mixed_SI = self._attend(qkv_SO, documents, rotary, shape[0])
         if rows_L is not None:
             # Keys and values were needed of every token; from here on only what the loss reads.
             mixed_SI, h_SD = mixed_SI.index_select(0, rows_L), h_SD.index_select(0, rows_L)
             shape = (1, *h_SD.shape)
-        h_SD = project_add(mixed_SI, h_SD, self.out)
-        return add_mlp(h_SD, self.wide_mlp).view(shape)
+        h_SD = project_add(mixed_SI, h_SD, self.out, training=self.training)
+        return add_mlp(h_SD, self.wide_mlp, training=self.training).view(shape)
 
     def _attend(
         self, qkv_SO: torch.Tensor, documents: Documents, rotary: tuple[torch.Tensor, torch.Tensor], rows: int

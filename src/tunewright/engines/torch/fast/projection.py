@@ -1,7 +1,8 @@
 """Linear layers that read the same input, as one matrix product with their adapters inside it.
 
-y = [x, x Aᵀ] · [W, s B]ᵀ: the adapter is a few more columns of the weight, so that base and adapter are added
-up in fp32 and rounded once. The columns are laid out once; their values come from the masters in each pass.
+y = [x, d(x) Aᵀ] · [W, s B]ᵀ, with dropout d: the adapter is a few more columns of the weight, so that base
+and adapter are added up in fp32 and rounded once. The columns are laid out once; their values come from the
+masters in each pass. Adapters that read the same input share the mask of their dropout.
 """
 
 # S tokens, I inputs, O outputs of all layers together, R ranks of all adapters together, E = I + R
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tunewright.engines.torch.fast.dropout import draw_seed, drop
 from tunewright.engines.torch.lora import LoraLinear
 from tunewright.engines.torch.quantize import Linear4bit
 
@@ -46,6 +48,10 @@ class _Part:
     def scale(self) -> float:
         return cast(LoraLinear, self.layer).scale
 
+    @property
+    def dropout(self) -> float:
+        return cast(LoraLinear, self.layer).dropout
+
 
 class Projection:
     """Takes over the weights of `layers`: they become views of one wide weight and keep their names. Packed
@@ -56,6 +62,7 @@ class Projection:
         self._adapted = [part for part in self._parts if isinstance(part.layer, LoraLinear)]
         last = self._parts[-1]
         self.inputs, self.outputs = layers[0].in_features, last.outputs.stop
+        self.dropout = max((part.dropout for part in self._adapted), default=0.0)
         self.ranks = -(-last.ranks.stop // _RANK_STEP) * _RANK_STEP
         first = layers[0].weight
         self._bias_O = _merge_biases(self._parts, first)
@@ -80,20 +87,26 @@ class Projection:
             self._down_RI[part.ranks].copy_(down)
             self._up_OR[part.outputs, part.ranks].copy_(up * part.scale)
 
-    def widen(self, x_SI: torch.Tensor) -> torch.Tensor:
-        """[x, x Aᵀ]."""
-        return torch.cat((x_SI, x_SI @ self._down_RI.t()), 1) if self.ranks else x_SI
+    def draw_seed(self) -> int | None:
+        """What the mask of a forward pass is drawn from; None without dropout."""
+        return draw_seed() if self.dropout else None
+
+    def widen(self, x_SI: torch.Tensor, seed: int | None) -> torch.Tensor:
+        """[x, d(x) Aᵀ]."""
+        return torch.cat((x_SI, self._drop(x_SI, seed) @ self._down_RI.t()), 1) if self.ranks else x_SI
 
     def project(self, x_SE: torch.Tensor) -> torch.Tensor:
         """Outputs of all layers side by side, of what widen() made."""
         return F.linear(x_SE, self._weight(), self._bias_O)
 
-    def backward_inputs(self, dy_SO: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(gradient of x, gradient of x Aᵀ)."""
+    def backward_inputs(self, dy_SO: torch.Tensor, seed: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(gradient of x, gradient of d(x) Aᵀ)."""
         d_SE = dy_SO @ self._weight()
         dx_SI, dinner_SR = d_SE[:, : self.inputs], d_SE[:, self.inputs :]
-        if self.ranks:
+        if self.ranks and seed is None:
             dx_SI.addmm_(dinner_SR, self._down_RI)
+        elif self.ranks:
+            dx_SI.add_(self._drop(dinner_SR @ self._down_RI, seed))
         return dx_SI, dinner_SR
 
     def backward_inner(self, dy_SO: torch.Tensor) -> torch.Tensor:
@@ -101,15 +114,19 @@ class Projection:
         return dy_SO @ self._up_OR
 
     def backward_adapters(
-        self, dy_SO: torch.Tensor, x_SI: torch.Tensor, inner_SR: torch.Tensor, dinner_SR: torch.Tensor
-    ) -> list[torch.Tensor]:
+        self, dy_SO: torch.Tensor, x_SI: torch.Tensor, inner_SR: torch.Tensor, dinner_SR: torch.Tensor,
+        seed: int | None,
+    ) -> list[torch.Tensor]:  # fmt: skip
         """Gradients of `parameters`. inner_SR: the last columns of what widen() made."""
         gradients: list[torch.Tensor] = []
-        dA_RI = dinner_SR.t() @ x_SI if self.ranks else dinner_SR
+        dA_RI = dinner_SR.t() @ self._drop(x_SI, seed) if self.ranks else dinner_SR
         for part in self._adapted:
             dB_OR = dy_SO[:, part.outputs].t() @ inner_SR[:, part.ranks]
             gradients += [dA_RI[part.ranks].float(), dB_OR.float() * part.scale]
         return gradients
+
+    def _drop(self, x_SI: torch.Tensor, seed: int | None) -> torch.Tensor:
+        return x_SI if seed is None else drop(x_SI, self.dropout, seed)
 
     def _weight(self) -> torch.Tensor:
         """[W, s B]."""
