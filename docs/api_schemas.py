@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+_LINK = re.compile(r"\[\w+\]\(#\w+\)")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -82,7 +85,7 @@ def _fields(document: dict[str, Any], schema: dict[str, Any], prefix: str) -> It
         # The hyperparameters may stand in two places, and have a table of their own.
         inner = None if name == "hyperparameters" else _inner(document, field)
         default = "required" if name in required else _default(field)
-        kind = "object" if inner else kind_of(field)
+        kind = _LINK.sub("object", kind_of(field)) if inner else kind_of(field)
         yield f"`{prefix}{name}`", kind.removesuffix(" or null"), default, field.get("description", "")
         if inner:
             yield from _fields(document, inner, f"{prefix}{name}.")
@@ -94,6 +97,8 @@ def _inner(document: dict[str, Any], field: dict[str, Any]) -> dict[str, Any] | 
         if "$ref" in item:
             found = _resolve(document, item)
             return found if "properties" in found else None
+        if "$ref" in item.get("items", {}):
+            return _inner(document, item["items"])
     return None
 
 

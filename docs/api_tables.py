@@ -69,6 +69,7 @@ REFUSALS = {
     "missing_required_parameter": "a field is missing",
     "unsupported_value": "a field asks for what is not there, such as integrations",
     "unsupported_method": "only the method `supervised` is there",
+    "unsupported_parameter": "a field of OpenAI's that this server cannot act on, such as `audio`",
     "conflicting_values": "a setting stands in two places with different values",
     "request_timeout": "the body came too slowly",
     "file_not_found": "no such file in this project; 400 when a job names it",
@@ -82,9 +83,11 @@ REFUSALS = {
     "invalid_job_state": "the job is in no state for this call",
     "fine_tune_not_found": "no such job in this project",
     "model_not_found": "no such model in this project",
+    "inference_off": "the operator switched chats off",
     "invalid_api_key": "no key, or one that is mistyped, revoked or expired",
     "insufficient_permissions": "the key lacks the scope",
     "rate_limit_exceeded": "the key asked too often; `retry-after` tells how long to wait, the client does",
+    "busy": "the model is being loaded, the device is taken or too many chats wait; the client asks again",
     "insufficient_quota": "the project has as much as it may; the client does not try again",
 }
 ENDS = {

@@ -14,6 +14,7 @@ from tunewright.cli.service import (
     HOME,
     DatabaseOption,
     HomeOption,
+    Inference,
     LogFormat,
     LogFormatOption,
     check_installed,
@@ -78,6 +79,22 @@ def command(
             envvar="TUNEWRIGHT_DATA_DIR", help="Folder whose files jobs may name in place of an upload."
         ),
     ] = None,
+    inference: Annotated[
+        Inference,
+        typer.Option(
+            envvar="TUNEWRIGHT_INFERENCE",
+            help="Answer chats: `wait` on the accelerator, but not while a job trains on it; `cpu` always; "
+            "`off` never.",
+        ),
+    ] = Inference.WAIT,
+    inference_memory: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            envvar="TUNEWRIGHT_INFERENCE_MEMORY",
+            help="GiB that models loaded for chats may take; 0 is a quarter of the memory.",
+        ),
+    ] = 0.0,
     log_format: LogFormatOption = LogFormat.TEXT,
     check: Annotated[
         bool, typer.Option("--check", help="Say whether the server could start, and start nothing.")
@@ -88,6 +105,7 @@ def command(
     The first start prints an admin key. SIGTERM or Ctrl-C saves running jobs and ends everything.
     """
     check_installed()
+    from tunewright.service.inference.settings import InferenceSettings
     from tunewright.service.logs import configure_logging
     from tunewright.service.server import run_server
     from tunewright.service.settings import BUILTIN_MODEL, ServeSettings, Tls
@@ -108,6 +126,7 @@ def command(
         tls=Tls(tls_cert, tls_key) if tls_cert and tls_key else None,
         log_format=log_format.value,
         data_dir=_read_data_dir(data_dir),
+        inference=InferenceSettings(inference.value, int(inference_memory * 2**30)),
     )
     if check:
         from tunewright.service.readiness import check_server

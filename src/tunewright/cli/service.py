@@ -16,6 +16,14 @@ HOME = Path("~/.tunewright")
 NEEDED = ("alembic", "fastapi", "httpx2", "prometheus_client", "python_multipart", "sqlalchemy", "uvicorn")
 
 
+class Inference(StrEnum):
+    """When a server answers chats."""
+
+    WAIT = "wait"
+    CPU = "cpu"
+    OFF = "off"
+
+
 class LogFormat(StrEnum):
     """How a process of the service logs."""
 

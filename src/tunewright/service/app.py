@@ -14,11 +14,13 @@ from tunewright import __version__
 from tunewright.service.context import Service
 from tunewright.service.db.blobs import take_unused
 from tunewright.service.db.database import DatabaseFault
+from tunewright.service.db.files import expire_files
 from tunewright.service.envelope import Refusals, RequestIds, install
+from tunewright.service.inference.model_server import ModelServer
 from tunewright.service.observe import Observed
 from tunewright.service.outcomes import release_expired
 from tunewright.service.patience import PatientBodies
-from tunewright.service.routes import files, health, jobs, metrics, models, worker
+from tunewright.service.routes import chat, completions, files, health, jobs, metrics, models, worker
 from tunewright.service.schemas.errors import REFUSALS
 
 log = logging.getLogger("tunewright.service")
@@ -35,6 +37,7 @@ def build_app(service: Service) -> ASGIApp:
         max_body_size=service.settings.limits.json_bytes,
     )
     app.state.service = service
+    app.state.model_server = ModelServer(service)
     install(app)
     app.include_router(health.router)
     app.include_router(metrics.router)
@@ -42,6 +45,8 @@ def build_app(service: Service) -> ASGIApp:
     for prefix in jobs.PREFIXES:
         app.include_router(jobs.router, prefix=prefix, include_in_schema=prefix == jobs.PREFIXES[0])
     app.include_router(models.router)
+    app.include_router(chat.router)
+    app.include_router(completions.router)
     app.include_router(worker.router, include_in_schema=False)
     return RequestIds(Observed(PatientBodies(Refusals(app)), service))
 
@@ -54,6 +59,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     yield
     stop.set()
     thread.join(timeout=10)
+    app.state.model_server.process.stop()
 
 
 def _keep_house(service: Service, stop: threading.Event) -> None:
@@ -63,6 +69,7 @@ def _keep_house(service: Service, stop: threading.Event) -> None:
             with service.database.write() as connection:
                 release_expired(connection)
                 service.traffic.uses.store(connection)
+                expire_files(connection)
                 unused = take_unused(connection)
                 # Removed before the commit: a blob that is known but gone is found by `has` and sent again.
                 for sha256 in unused:

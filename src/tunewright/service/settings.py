@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunewright.service.db.database import sqlite_url
+from tunewright.service.inference.settings import InferenceSettings
 from tunewright.service.logs import LogFormat
 
 DEFAULT_PORT = 8200
@@ -79,6 +80,7 @@ class ServeSettings:
     data_dir: Path | None = None
     tls: Tls | None = None
     log_format: LogFormat = "text"
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
 
     @property
     def database_url(self) -> str:

@@ -21,8 +21,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
+from tunewright.inference.serving.attempt import error_event
 from tunewright.inference.serving.limits import limit_process
-from tunewright.inference.serving.loop import Event, Loop, error_event
+from tunewright.inference.serving.loop import Event, Loop
 from tunewright.inference.serving.reader import Reader
 from tunewright.inference.serving.request import read_ask
 from tunewright.inference.serving.shelf import Shelf

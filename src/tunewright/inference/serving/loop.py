@@ -6,23 +6,22 @@ each model's batch gets one step a turn, so no model waits for another one's ans
 
 from __future__ import annotations
 
-import logging
 import queue
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from tunewright.errors import TunewrightError
 from tunewright.inference.batch import Answer, Batch, Step
-from tunewright.inference.decoder import Decoders
+from tunewright.inference.decoder import Decoder, Decoders
+from tunewright.inference.serving.attempt import attempt, error_event
 from tunewright.inference.serving.request import Job, ModelName
 from tunewright.inference.serving.shelf import Shelf, ShelfFull, no_memory
 from tunewright.inference.serving.told import FinishReason, Piece, Told
 
 Event = dict[str, Any]
 MOST_ROWS = 256
-log = logging.getLogger("tunewright.inference")
 
 
 @dataclass(slots=True)
@@ -94,21 +93,21 @@ class Loop:
         """Start what there is room for. The first that has to wait holds up those behind it: else a large
         request would never have its turn."""
         while self._waiting and self._has_room(self._waiting[0]):
-            job = self._waiting[0]
-            try:
-                decoders = self._shelf.take(job.model, list(self._active))
-            except ShelfFull:
-                if self._active:
-                    return
-                self._waiting.popleft()
-                self._fail([job], no_memory(job.model.name))
-                continue
-            except Exception as error:  # noqa: BLE001 - whatever a model file provokes ends its request only
-                self._waiting.popleft()
-                self._fail([job], error)
-                continue
-            self._waiting.popleft()
-            self._begin(job, decoders)
+            job = self._waiting.popleft()
+            decoders = attempt(partial(self._take, job.model), partial(self._fail, [job]))
+            if decoders is _NO_ROOM:
+                self._waiting.appendleft(job)
+                return
+            if decoders is not None:
+                self._begin(job, decoders)
+
+    def _take(self, model: ModelName) -> Decoders:
+        try:
+            return self._shelf.take(model, list(self._active))
+        except ShelfFull:
+            if self._active:
+                return _NO_ROOM
+            raise no_memory(model.name) from None
 
     def _has_room(self, job: Job) -> bool:
         active = self._active.get(job.model)
@@ -121,34 +120,30 @@ class Loop:
 
     def _begin(self, job: Job, decoders: Decoders) -> None:
         active = self._active.get(job.model) or _Active(Batch(decoders))
-        try:
-            accepted: Event = {"event": "accepted", "id": job.id, "prompt_tokens": len(job.prompt)}
-            if job.echo:
-                accepted["echo"] = _echo(job, decoders)
-                accepted["echo_text"] = job.voice.tokenizer.decode(job.prompt, skip_special=False)
-            if job.answers[0].limit == 0:
-                ends = [_told(job, place, told.end("length")) for place, told in enumerate(job.told)]
-                self._send([accepted, *ends, {"event": "done", "id": job.id}])
-                return
-            steps = active.batch.add(job.answers)
-        except Exception as error:  # noqa: BLE001 - as above
-            # What was computed for the others is lost with the cache that could not be joined.
-            self._active.pop(job.model, None)
-            self._fail([*active.jobs, job], error)
+        # What was computed for the others is lost with a cache that could not be joined.
+        lost = partial(self._lose, job.model, [*active.jobs, job])
+        accepted = attempt(partial(_accepted, job, decoders), lost)
+        if accepted is None:
             return
-        active.jobs.append(job)
-        self._active[job.model] = active
-        self._tell(job.model, steps, [accepted])
+        if job.answers[0].limit == 0:
+            ends = [_told(job, place, told.end("length")) for place, told in enumerate(job.told)]
+            self._send([accepted, *ends, {"event": "done", "id": job.id}])
+            return
+        steps = attempt(partial(active.batch.add, job.answers), lost)
+        if steps is not None:
+            active.jobs.append(job)
+            self._active[job.model] = active
+            self._tell(job.model, steps, [accepted])
 
     def _advance(self, model: ModelName) -> None:
         active = self._active[model]
-        try:
-            steps = active.batch.step()
-        except Exception as error:  # noqa: BLE001 - as above
-            del self._active[model]
-            self._fail(active.jobs, error)
-            return
-        self._tell(model, steps, [])
+        steps = attempt(active.batch.step, partial(self._lose, model, active.jobs))
+        if steps is not None:
+            self._tell(model, steps, [])
+
+    def _lose(self, model: ModelName, jobs: Sequence[Job], error: Exception) -> None:
+        self._active.pop(model, None)
+        self._fail(jobs, error)
 
     def _tell(self, model: ModelName, steps: Sequence[Step], events: list[Event]) -> None:
         active = self._active[model]
@@ -181,22 +176,22 @@ class Loop:
             del self._active[model]
 
     def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
-        if not isinstance(error, TunewrightError):
-            log.error("a request failed", exc_info=error)
         self._send([error_event(job.id, error) for job in jobs])
 
 
-def error_event(job_id: str, error: Exception) -> Event:
-    """What the server is told of a request that cannot be answered."""
-    if isinstance(error, TunewrightError):
-        text, code, where = str(error).partition("\nhint:")[0], error.code, error.where
-    elif isinstance(error, MemoryError):
-        text, code, where = "there is no memory left", "engine.out-of-memory", None
-    elif isinstance(error, TimeoutError):
-        text, code, where = str(error), "data.template-refused", "messages"
-    else:
-        text, code, where = "the model server failed; its log says why", "internal", None
-    return {"event": "error", "id": job_id, "message": text, "code": code, "where": where}
+def _no_decoder() -> Decoder:
+    raise AssertionError("nothing is computed without room")
+
+
+_NO_ROOM: Decoders = _no_decoder
+
+
+def _accepted(job: Job, decoders: Decoders) -> Event:
+    event: Event = {"event": "accepted", "id": job.id, "prompt_tokens": len(job.prompt)}
+    if job.echo:
+        event["echo"] = _echo(job, decoders)
+        event["echo_text"] = job.voice.tokenizer.decode(job.prompt, skip_special=False)
+    return event
 
 
 def _event(job: Job, place: int, step: Step, told: Told) -> Event | None:

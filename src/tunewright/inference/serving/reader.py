@@ -14,9 +14,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tunewright.data.templates import load_tokenizer
 from tunewright.inference.detokenize import TokenBytes
+from tunewright.inference.serving.attempt import attempt
 from tunewright.inference.serving.request import Ask, Job, ModelName, prepare
 from tunewright.inference.serving.shelf import base_key
 from tunewright.inference.serving.told import Voice
@@ -62,24 +64,24 @@ class Reader:
     def _read(self) -> None:
         while True:
             ask = self._asks.get()
-            try:
-                # Fetching a model may take minutes, and is not the template's doing.
-                files = resolve_model(ask.model.base)
-                del files
-                self._rendering = (ask.id, time.monotonic())
-                reading = self._reading(ask.model)
-                job = prepare(
-                    ask,
-                    reading.voice,
-                    max_positions=reading.max_positions,
-                    bytes_per_token=reading.bytes_per_token,
-                )
-            except Exception as error:  # noqa: BLE001 - one request's fault must not end the others
-                self._rendering = None
-                self._failed(ask.id, error)
-                continue
+            job = attempt(partial(self._prepare, ask), partial(self._failed, ask.id))
+            if job is not None:
+                self._done(job)
+
+    def _prepare(self, ask: Ask) -> Job:
+        # Fetching a model may take minutes, and is not the template's doing.
+        resolve_model(ask.model.base)
+        self._rendering = (ask.id, time.monotonic())
+        try:
+            reading = self._reading(ask.model)
+            return prepare(
+                ask,
+                reading.voice,
+                max_positions=reading.max_positions,
+                bytes_per_token=reading.bytes_per_token,
+            )
+        finally:
             self._rendering = None
-            self._done(job)
 
     def _reading(self, model: ModelName) -> _Reading:
         known = self._known.get(model.name) or _open(model)

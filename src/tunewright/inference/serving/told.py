@@ -14,6 +14,8 @@ from tunewright.types import ToolCall
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 Json = dict[str, Any]
+NEVER = -9999.0
+"""In place of minus infinity, which JSON does not have."""
 
 
 @dataclass(slots=True)
@@ -28,8 +30,8 @@ class Voice:
         """A token with its log-probability, as it is sent."""
         return {
             **self._token(token),
-            "log_prob": log_prob,
-            "top": [{**self._token(other), "log_prob": value} for other, value in top],
+            "log_prob": None if log_prob is None else max(log_prob, NEVER),
+            "top": [{**self._token(other), "log_prob": max(value, NEVER)} for other, value in top],
         }
 
     def _token(self, token: int) -> Json:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path
 from tunewright.service.context import Service, ServiceArg, UserArg
 from tunewright.service.db.artifacts import delete_artifact, find_model, list_models
 from tunewright.service.faults import ApiError, no_such_model
+from tunewright.service.inference.model_server import ModelServerArg
 from tunewright.service.records import ArtifactRecord
 from tunewright.service.schemas.lists import Deleted
 from tunewright.service.schemas.models import Model, Models
@@ -39,7 +40,7 @@ def retrieve(name: ModelName, service: ServiceArg, key: UserArg) -> Model:
 
 
 @router.delete("/{name:path}")
-def delete(name: ModelName, service: ServiceArg, key: UserArg) -> Deleted:
+def delete(name: ModelName, service: ServiceArg, key: UserArg, models: ModelServerArg) -> Deleted:
     """Delete a fine-tuned model."""
     _check_not_base(service, name)
     with service.database.write() as connection:
@@ -47,6 +48,7 @@ def delete(name: ModelName, service: ServiceArg, key: UserArg) -> Deleted:
         if found is None:
             raise no_such_model(name)
         delete_artifact(connection, found.id)
+    models.forget(found.id)
     return Deleted(id=name, object="model")
 
 

@@ -1,0 +1,31 @@
+"""How a server answers chats."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+Policy = Literal["wait", "cpu", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """policy: `wait` answers on the machine's accelerator and refuses while a job trains on it, `cpu` answers
+    on the CPU always, `off` never. memory_bytes: what loaded models may take; 0 is a quarter of the memory.
+    wait_seconds: how long a request waits for its model before the client is told to come back."""
+
+    policy: Policy = "wait"
+    memory_bytes: int = 0
+    requests: int = 64
+    wait_seconds: float = 30.0
+
+    @property
+    def budget(self) -> int:
+        """Bytes for loaded models."""
+        return self.memory_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+    @property
+    def device(self) -> str:
+        """As the model server takes it."""
+        return "cpu" if self.policy == "cpu" else "auto"

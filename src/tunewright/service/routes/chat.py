@@ -1,0 +1,97 @@
+"""/v1/chat/completions: talk with a base model or a fine-tuned one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from tunewright.service.context import UserArg
+from tunewright.service.faults import bad_value
+from tunewright.service.inference.chat_answers import ChatForm
+from tunewright.service.inference.model_server import ModelServerArg, sampling_fields
+from tunewright.service.inference.streams import ClientGone, event_stream, while_connected
+from tunewright.service.schemas.chat import ChatMessage, ChatRequest, check_chat
+
+router = APIRouter(prefix="/v1/chat/completions", tags=["Chat"])
+
+CLIENT_GONE = 499
+"""What proxies write down for a client that did not wait. Nobody reads it."""
+_ROLES = {"developer": "system", "function": "tool"}
+
+
+@router.post("", response_model=None)
+async def create(body: ChatRequest, request: Request, key: UserArg, models: ModelServerArg) -> Response:
+    """Answer a conversation, as a whole or as a stream of chunks."""
+    check_chat(body)
+    form = ChatForm(
+        model=body.model,
+        answers=body.n or 1,
+        log_probs=bool(body.logprobs),
+        one_call=body.parallel_tool_calls is False,
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+    )
+    model = await models.prepare(key, body.model)
+    stack = AsyncExitStack()
+    try:
+        asking = models.answering([_ask(body, model)], model=body.model, prompt_param="messages")
+        conversation = await while_connected(request, stack.enter_async_context(asking))
+        events = conversation.events("messages")
+        if body.stream:
+            return event_stream(form.chunks(events), stack.pop_all())
+        return JSONResponse(await while_connected(request, form.whole(events)))
+    except ClientGone:
+        return Response(status_code=CLIENT_GONE)
+    finally:
+        await stack.aclose()
+
+
+def _ask(body: ChatRequest, model: Mapping[str, Any]) -> dict[str, Any]:
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    tools = body.tools if body.tool_choice != "none" else None
+    return {
+        **model,
+        **sampling_fields(body),
+        "messages": [_message(message, place) for place, message in enumerate(body.messages)],
+        "tools": [json.dumps(tool.model_dump(exclude_none=True)) for tool in tools or ()],
+        "limit": limit,
+        "log_probs": (body.top_logprobs or 0) if body.logprobs else None,
+    }
+
+
+def _message(message: ChatMessage, place: int) -> dict[str, Any]:
+    where = f"messages.{place}"
+    fields: dict[str, Any] = {
+        "role": _ROLES.get(message.role, message.role),
+        "content": _text(message, where),
+    }
+    calls = [
+        {"name": call.function.name, "arguments": call.function.arguments, "id": call.id}
+        for call in message.tool_calls or ()
+    ]
+    if message.function_call is not None:
+        calls.append({"name": message.function_call.name, "arguments": message.function_call.arguments})
+    if calls:
+        fields["tool_calls"] = calls
+    if message.role == "tool" and message.tool_call_id is None:
+        raise bad_value("A message of role 'tool' needs a 'tool_call_id'", f"{where}.tool_call_id")
+    for name in ("name", "tool_call_id"):
+        if getattr(message, name) is not None:
+            fields[name] = getattr(message, name)
+    return fields
+
+
+def _text(message: ChatMessage, where: str) -> str:
+    if message.content is None:
+        if message.role != "assistant":
+            raise bad_value(f"A message of role '{message.role}' needs a 'content'", f"{where}.content")
+        return ""
+    for place, part in enumerate(message.content):
+        if part.type not in ("text", "refusal"):
+            param = f"{where}.content.{place}.type"
+            raise bad_value(f"Only text can be read, not '{part.type}'", param, "unsupported_value")
+    return "".join(part.text or part.refusal or "" for part in message.content)
