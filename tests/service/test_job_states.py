@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,23 @@ def test_a_job_from_start_to_end(client: OpenAI, worker: HandWorker, new_job: Ca
         f"New fine-tuned model created: {done.fine_tuned_model}",
         "The job has successfully completed",
     ]
+
+
+def test_a_running_job_says_when_it_will_be_over(
+    client: OpenAI, worker: HandWorker, new_job: Callable[..., Any]
+) -> None:
+    job = new_job()
+    lease = worker.begin(job.id)
+    assert client.fine_tuning.jobs.retrieve(job.id).estimated_finish is None
+    for step, seconds in ((1, 90.0), (2, 10.0), (3, 10.0)):
+        worker.report(lease, step, 103, loss=1.0, step_seconds=seconds)
+    expected = time.time() + 100 * 10
+    [listed] = client.fine_tuning.jobs.list()
+    for found in (client.fine_tuning.jobs.retrieve(job.id), listed):
+        assert found.estimated_finish is not None
+        assert abs(found.estimated_finish - expected) < 30
+    worker.succeed(lease)
+    assert client.fine_tuning.jobs.retrieve(job.id).estimated_finish is None
 
 
 def test_pause_and_resume_go_through_the_worker(

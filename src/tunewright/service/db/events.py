@@ -108,6 +108,12 @@ def read_metrics(connection: Connection, job_id: str) -> dict[int, Mapping[str, 
     return {row[0]: row[1] for row in connection.execute(query.order_by(metrics.c.step))}
 
 
+def read_newest_metrics(connection: Connection, job_id: str, limit: int) -> list[Mapping[str, Any]]:
+    """Figures of the last steps, newest first."""
+    query = select(metrics.c.figures).where(metrics.c.job_id == job_id)
+    return list(connection.execute(query.order_by(metrics.c.step.desc()).limit(limit)).scalars())
+
+
 def read_step(connection: Connection, job_id: str, step: int) -> Mapping[str, Any]:
     """Figures of one step; empty when there are none."""
     query = select(metrics.c.figures).where(metrics.c.job_id == job_id, metrics.c.step == step)

@@ -16,6 +16,7 @@ from tunewright.service.db.database import Connection
 from tunewright.service.db.events import event_number, list_events
 from tunewright.service.db.jobs import find_job, list_jobs
 from tunewright.service.db.pages import Page
+from tunewright.service.estimates import estimate_finish
 from tunewright.service.event_stream import stream_events
 from tunewright.service.faults import bad_value, no_such_job
 from tunewright.service.jobs import Action
@@ -60,16 +61,17 @@ def list_(
     wanted = _metadata_filter(request)
     with service.database.read() as connection:
         found = list_jobs(connection, key.project, wanted, Page(limit, after))
+        shown = [_shown(connection, job) for job in found[0]] if found else []
     if found is None:
         raise bad_value(f"'after' names no job of this list: {after}", "after")
-    return page_of([job_object(job) for job in found[0]], found[1])
+    return page_of(shown, found[1])
 
 
 @router.get("/{job_id}")
 def retrieve(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
     """One job."""
     with service.database.read() as connection:
-        return job_object(_found(connection, key, job_id))
+        return _shown(connection, _found(connection, key, job_id))
 
 
 @router.post("/{job_id}/cancel")
@@ -138,7 +140,11 @@ def _act(service: ServiceArg, key: KeyRecord, job_id: str, action: Action) -> Jo
         if job is None:
             raise no_such_job(job_id)
         act(connection, job, action)
-        return job_object(_found(connection, key, job_id))
+        return _shown(connection, _found(connection, key, job_id))
+
+
+def _shown(connection: Connection, job: JobRecord) -> Job:
+    return job_object(job, estimate_finish(connection, job))
 
 
 def _found(connection: Connection, key: KeyRecord, job_id: str) -> JobRecord:

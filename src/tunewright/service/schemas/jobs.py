@@ -95,7 +95,7 @@ class Job(ApiObject):
     finished_at: int | None
     """When it was over; null before."""
     estimated_finish: int | None
-    """Null: no estimate is made."""
+    """When a running job will be over at its present pace; null in any other status."""
     model: str
     """The model that is trained."""
     fine_tuned_model: str | None
@@ -162,14 +162,14 @@ class Checkpoint(ApiObject):
     """Figures at that step."""
 
 
-def job_object(job: JobRecord) -> Job:
+def job_object(job: JobRecord, estimated_finish: int | None = None) -> Job:
     """The API object of a job."""
     hyperparameters = dict(job.hyperparameters)
     return Job(
         id=job.id,
         created_at=int(job.created_at),
         finished_at=None if job.finished_at is None else int(job.finished_at),
-        estimated_finish=None,
+        estimated_finish=estimated_finish,
         model=job.model,
         fine_tuned_model=job.fine_tuned_model,
         organization_id=job.project,
