@@ -1,62 +1,126 @@
-"""What one measured process reports: its steps by wall and CPU time, and its memory above the model."""
+"""What one measured process reports: its steps by wall and CPU time, and its memory above the model.
+
+A process may be asked to wait between its steps, so that several programs are measured in turn and each is
+measured warm. It then tells of each turn when it is over, and reads one line before the next.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step. tokens: real ones, without padding; labels: those with a loss; squares: Σ length²
-    of the documents; loss: mean over labels."""
+class Work:
+    """What a step trains on. tokens: real ones, without padding; labels: those with a loss; squares: Σ
+    length² of the documents."""
 
     tokens: int
     labels: int
     squares: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step. loss: mean over labels."""
+
+    work: Work
     wall_seconds: float
     cpu_seconds: float
     loss: float
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What a process did between two lines from its parent. CPU seconds are those of all threads."""
+
+    tokens: int
+    wall_seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a process prints as its last line. peak_bytes: above the process before the model, without the
-    weights themselves on a CPU; all of the device's allocations on a GPU."""
+    """What a process tells last. peak_bytes: on a CPU above the process before the model, without the
+    weights themselves; on a GPU all allocations."""
 
     name: str
     steps: list[Step]
     peak_bytes: int
     details: dict[str, Any] = field(default_factory=dict)
 
-    def print(self) -> None:
-        """Write the report where the parent reads it."""
-        sys.stdout.write(json.dumps(asdict(self)) + "\n")
+
+def read_report(line: str) -> Report:
+    """The report of a line that a process wrote."""
+    found = json.loads(line)
+    steps = [Step(**{**step, "work": Work(**step["work"])}) for step in found["steps"]]
+    return Report(**{**found, "steps": steps})
 
 
-def read_report(text: str) -> Report:
-    """The report in the last line of what a process printed."""
-    found = json.loads(text.strip().splitlines()[-1])
-    return Report(**{**found, "steps": [Step(**step) for step in found["steps"]]})
+class Stopwatch:
+    """Times the steps of a process. turn: steps after which it waits, the first ones of `warm_up` apart; with
+    0 it never waits."""
+
+    def __init__(self, *, warm_up: int, turn: int) -> None:
+        self._warm_up, self._turn = warm_up, turn
+        self._out = _take_stdout()
+        self._work: list[Work] = []
+        self._times: list[tuple[float, float]] = []
+        self._told = 0
+        self._mark = _now()
+
+    def begin(self, work: Work) -> bool:
+        """A step starts and the one before it ends. False: the parent wants no more steps."""
+        self.end()
+        count = len(self._work)
+        due = count >= self._warm_up and (count - self._warm_up) % self._turn == 0 if self._turn else False
+        if due or (self._turn and count == 0):
+            self._tell_turn()
+            if not sys.stdin.readline():
+                return False
+        self._work.append(work)
+        self._mark = _now()
+        return True
+
+    def end(self) -> None:
+        """The step that runs is over."""
+        if len(self._times) < len(self._work):
+            wall, cpu = _now()
+            self._times.append((wall - self._mark[0], cpu - self._mark[1]))
+
+    def report(self, name: str, losses: list[float], peak_bytes: int, details: dict[str, Any]) -> None:
+        """Tell everything. losses: of the steps, in order."""
+        self.end()
+        rows = zip(self._work, self._times, losses, strict=True)
+        steps = [Step(work, *times, loss) for work, times, loss in rows]
+        self._write(asdict(Report(name, steps, peak_bytes, details)))
+
+    def _tell_turn(self) -> None:
+        times = self._times[self._told :]
+        tokens = sum(work.tokens for work in self._work[self._told :])
+        self._told = len(self._times)
+        self._write(asdict(Turn(tokens, sum(wall for wall, _ in times), sum(cpu for _, cpu in times))))
+
+    def _write(self, message: dict[str, Any]) -> None:
+        self._out.write(json.dumps(message) + "\n")
+        self._out.flush()
 
 
-class Clock:
-    """Durations since the last tick, by wall and by CPU time of all threads."""
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def tick(self) -> tuple[float, float]:
-        """(wall seconds, CPU seconds) since the last tick."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        passed = wall - self._wall, cpu - self._cpu
-        self._wall, self._cpu = wall, cpu
-        return passed
+def _take_stdout() -> TextIO:
+    """Standard output for the stopwatch alone: what libraries print goes to stderr from here on."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return out
 
 
 class PeakMemory:
@@ -84,23 +148,10 @@ def _resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-HELD_HEAP = {
-    # glibc then keeps freed memory instead of giving it back and faulting it in again for the next tensor.
-    "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
-
-
-def process_environment(threads: int, *, hold_heap: bool) -> dict[str, str]:
-    """Environment of a measured process."""
-    plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    return {
-        **plain,
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "WANDB_DISABLED": "true",
-        **(HELD_HEAP if hold_heap else {}),
-    }
+def hold_heap() -> None:
+    """Make glibc keep freed memory, which it otherwise returns and faults in again for the next tensor."""
+    libc = ctypes.CDLL("libc.so.6")
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    for parameter in (m_trim_threshold, m_mmap_threshold):
+        if libc.mallopt(parameter, 2**31 - 1) != 1:
+            raise SystemExit("error: this C library does not take a threshold of 2 GiB")

@@ -1,20 +1,23 @@
-"""One measured process of ours: the real engine under the real training loop. Prints a Report."""
+"""One measured process of ours: the real engine under the real training loop. Writes a Report."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
-import torch
-from measure import Clock, PeakMemory, Report, Step
-from workload import SHAPES, draw_conversations, draw_full_rows
+from kernel_profile import StepProfile
+from measure import PeakMemory, Stopwatch, Work
+from workload import SHAPES, draw_documents
 
 from tunewright.config.schema import AdapterConfig
 from tunewright.data.collate import BatchShape
 from tunewright.data.example_rows import MemoryRows
+from tunewright.data.shard import EpochOrder
 from tunewright.data.step import StepRule
 from tunewright.data.stream import StepStream
 from tunewright.engines.protocol import EngineSpec
@@ -27,35 +30,20 @@ from tunewright.train.parts import Loop
 from tunewright.train.progress import Progress, RunningStep
 from tunewright.train.stop import StopSignal
 from tunewright.train.watchdog import Watchdog
-from tunewright.types import StepBatch, StepStats
+from tunewright.types import Example, StepBatch, StepStats
+
+ENDLESS = 10**9
+_FIELDS = {field.name for field in fields(EngineSpec)}
 
 
-class Timed:
-    """Marks that keep the time of each step and do nothing else."""
+class Losses:
+    """Marks that keep the loss of each step and do nothing else."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
-        self.times: list[tuple[float, float]] = []
-        self.work: list[tuple[int, int, float]] = []
-        self.losses: list[float] = []
-
-    def note(self, batch: StepBatch) -> StepBatch:
-        """Remember what a step holds before it runs; the one before it ends here."""
-        self.times.append(self.clock.tick())
-        lengths = [n for micro in batch.micro_batches for row in micro.doc_lengths for n in row]
-        self.work.append((batch.tokens, batch.loss_tokens, float(np.square(lengths, dtype=float).sum())))
-        return batch
+        self.values: list[float] = []
 
     def step(self, done: RunningStep, stats: StepStats, seconds: float, skipped_steps: int) -> None:
-        self.losses.append(stats.sums.loss / stats.sums.weight)
-
-    def steps(self) -> list[Step]:
-        """All steps, once training is over. The first time is that before the first step."""
-        self.times.append(self.clock.tick())
-        return [
-            Step(*work, *times, loss)
-            for work, times, loss in zip(self.work, self.times[1:], self.losses, strict=True)
-        ]
+        self.values.append(stats.sums.loss / stats.sums.weight)
 
     def warn(self, step: int, message: str) -> None: ...
     def evaluate(self, progress: Progress) -> None: ...
@@ -67,43 +55,75 @@ class Timed:
 
 
 def main() -> None:
-    """Train `steps` steps of `tokens` tokens each and report."""
+    """Train, then report."""
     options = _options()
+    stopwatch = Stopwatch(warm_up=options.warm_up, turn=options.turn)
     memory = PeakMemory(options.device)
+    started = perf_counter()
     engine = build_engine(_spec(options))
-    shape = SHAPES[options.model]
-    kinds = {"conversations": draw_conversations, "full": draw_full_rows}
-    limit = {"longest": options.longest} if options.rows == "conversations" else {"length": options.longest}
-    examples = kinds[options.rows](options.documents, vocabulary=shape.vocabulary, **limit)
-    rule = StepRule(1, options.tokens, BatchShape(1, options.tokens, True, 0))
-    stream = StepStream([(MemoryRows([[example] for example in examples]), 1.0)], rule, seed=0)
-    timed = Timed()
+    build_seconds = perf_counter() - started
+    stream = _stream(options)
+    profile = StepProfile(options.device, options.steps, options.profile)
+    losses = Losses()
 
     def batches(progress: Progress) -> Generator[StepBatch]:
-        for batch in stream.steps(progress.position):
-            yield timed.note(batch)
+        for number, batch in enumerate(stream.steps(progress.position)):
+            profile.before_step(number)
+            if not stopwatch.begin(_work(batch)):
+                return
+            yield batch
 
     loop = Loop(
         engine=engine,
         batches=batches,
-        learning_rate=lambda step: 1e-4,
-        cadence=Cadence(options.steps, 10**9, 10**9, "never"),
+        learning_rate=lambda step: options.rate,
+        cadence=Cadence(ENDLESS, ENDLESS, ENDLESS, "never"),
         guard=Guard("warn"),
-        marks=timed,
+        marks=losses,
         stop=StopSignal(),
         watchdog=Watchdog(3600, 3600, lambda seconds: None),
-        total_steps=options.steps,
+        total_steps=options.steps + options.profile,
     )
     train(loop, Progress())
-    steps = timed.steps()
+    stopwatch.end()
     facts = engine.facts
-    weights = facts.parameters * (2 if options.dtype == "bf16" else 4)
-    details = {"attention": facts.attention, "device": facts.device_name, "versions": dict(facts.versions)}
-    details["path"] = getattr(facts, "path", "plain")
-    Report(options.name, steps, memory.read(weights), details).print()
+    weights = facts.parameters * (4 if options.dtype == "fp32" else 2)
+    details = {
+        "attention": facts.attention,
+        "path": facts.path,
+        "device": facts.device_name,
+        "build_seconds": build_seconds,
+        "versions": dict(facts.versions),
+        "profile": profile.table(),
+        "profiled_steps": options.profile,
+    }
+    stopwatch.report(options.name, losses.values, memory.read(weights), details)
+
+
+def _stream(options: argparse.Namespace) -> StepStream:
+    documents = draw_documents(
+        options.rows, options.documents, longest=options.longest, vocabulary=SHAPES[options.model].vocabulary
+    )
+    rows = MemoryRows([[document] for document in _in_drawn_order(documents)])
+    shape = BatchShape(1, options.tokens, True, 0)
+    rule = StepRule(options.batch, None if options.batch else options.tokens, shape)
+    return StepStream([(rows, 1.0)], rule, seed=0)
+
+
+def _in_drawn_order(documents: Sequence[Example]) -> list[Example]:
+    """Rows that the stream's shuffling brings into the order in which they were drawn, the peer's."""
+    order_N = EpochOrder([(len(documents), 1.0)], 0).rows(0, len(documents)).row_N
+    return [documents[place] for place in np.argsort(order_N)]
+
+
+def _work(batch: StepBatch) -> Work:
+    lengths = [n for micro in batch.micro_batches for row in micro.doc_lengths for n in row]
+    return Work(batch.tokens, batch.loss_tokens, float(np.square(lengths, dtype=float).sum()))
 
 
 def _spec(options: argparse.Namespace) -> EngineSpec:
+    asked = {"checkpointed_layers": 0, "activation_checkpointing": False, **json.loads(options.spec)}
+    chosen = {name: value for name, value in asked.items() if name in _FIELDS}
     return EngineSpec(
         model_folder=Path(options.folder),
         model_name=options.model,
@@ -118,10 +138,9 @@ def _spec(options: argparse.Namespace) -> EngineSpec:
         betas=(0.9, 0.999),
         epsilon=1e-8,
         max_grad_norm=1.0,
-        activation_checkpointing=False,
         deterministic=False,
         seed=0,
-        **json.loads(options.spec),
+        **chosen,
     )
 
 
@@ -135,13 +154,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--rows", choices=("conversations", "full"), default="conversations")
     parser.add_argument("--longest", type=int, default=1024)
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=2048, help="of a step and of a pass")
+    parser.add_argument("--batch", type=int, default=0, help="documents of a step, instead of tokens")
     parser.add_argument("--documents", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=ENDLESS)
+    parser.add_argument("--warm-up", type=int, default=0)
+    parser.add_argument("--turn", type=int, default=0)
+    parser.add_argument("--profile", type=int, default=0, help="steps after the timed ones to profile")
     parser.add_argument("--spec", default="{}", help="more fields of EngineSpec as JSON")
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    return options
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

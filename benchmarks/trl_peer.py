@@ -1,10 +1,11 @@
-"""One measured process of TRL and PEFT on the same documents and weights. Prints a Report."""
+"""One measured process of TRL and PEFT on the same documents and weights. Writes a Report."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import datasets
@@ -12,60 +13,84 @@ import peft
 import torch
 import transformers
 import trl
-from measure import Clock, PeakMemory, Report, Step
-from workload import SHAPES, draw_conversations, draw_full_rows
+from measure import PeakMemory, Stopwatch, Work, hold_heap
+from workload import SHAPES, draw_documents
+
+from tunewright.models.lora import initial_values
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
+ENDLESS = 10**9
+
+
 def main() -> None:
-    """Train and report."""
+    """Train, then report."""
     options = _options()
+    stopwatch = Stopwatch(warm_up=options.warm_up, turn=options.turn)
+    if options.held:
+        hold_heap()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    memory = PeakMemory("cuda" if options.device == "cuda" else "cpu")
+    memory = PeakMemory(options.device)
     model = _load(options)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _build_trainer(options, model, scratch)
-        trainer.train()
+        trainer = _build_trainer(options, model, scratch, stopwatch)
+        _start_as_ours(trainer.model)
+        with suppress(NoMoreSteps):
+            trainer.train()
+    stopwatch.end()
     versions = {m.__name__: m.__version__ for m in (torch, transformers, trl, peft)}
     details = {"attention": options.attention, "liger": options.liger, "versions": versions}
-    Report(options.name, trainer.steps, memory.read(weights), details).print()
+    stopwatch.report(options.name, trainer.losses, memory.read(weights), details)
+
+
+class NoMoreSteps(Exception):
+    """The parent of this process has seen enough."""
 
 
 class Timed(trl.SFTTrainer):
-    """SFTTrainer that keeps the time and the real tokens of each step."""
+    """SFTTrainer that keeps the loss and the real tokens of each step."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.steps: list[Step] = []
-        self.clock = Clock()
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, stopwatch: Stopwatch, **kwargs: Any) -> None:
+        self.losses: list[float] = []
+        self.stopwatch = stopwatch
+        super().__init__(**kwargs)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The optimizer's update of the step before falls into this one's time."""
-        tokens, labels, squares = _count(inputs)
+        """The optimizer's update falls into the time of its step, which ends when the next one begins."""
+        if not self.stopwatch.begin(_work(inputs)):
+            raise NoMoreSteps
         loss = super().training_step(model, inputs, *args, **kwargs)
-        value = float(loss)
-        wall, cpu = self.clock.tick()
-        self.steps.append(Step(tokens, labels, squares, wall, cpu, value))
+        self.losses.append(float(loss))
         return loss
 
 
-def _count(inputs: dict[str, Any]) -> tuple[int, int, float]:
+def _work(inputs: dict[str, Any]) -> Work:
     """Real tokens, labels and Σ length² of a batch, padded or packed."""
     ids, mask, positions = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("position_ids")
     labels = int((inputs["labels"] != -100).sum())
     if mask is not None:
         lengths = mask.sum(1)
-        return int(lengths.sum()), labels, float((lengths.double() ** 2).sum())
+        return Work(int(lengths.sum()), labels, float((lengths.double() ** 2).sum()))
     if positions is None:
-        return ids.numel(), labels, float(ids.shape[0] * ids.shape[1] ** 2)
+        return Work(ids.numel(), labels, float(ids.shape[0] * ids.shape[1] ** 2))
     flat = positions.flatten()
     last = torch.ones_like(flat, dtype=torch.bool)
     last[:-1] = flat[1:] == 0
-    return ids.numel(), labels, float(((flat + 1).double() ** 2 * last).sum())
+    return Work(ids.numel(), labels, float(((flat + 1).double() ** 2 * last).sum()))
+
+
+@torch.no_grad()
+def _start_as_ours(model: Any) -> None:
+    """Give the adapter the start values of our engine: then losses can be compared step by step."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and ".lora_A." in name:
+            module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
+            start = initial_values(0, module, parameter.shape[1], parameter.shape[0])
+            parameter.copy_(torch.from_numpy(start))
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -88,14 +113,16 @@ def _load(options: argparse.Namespace) -> Any:
     return model
 
 
-def _build_trainer(options: argparse.Namespace, model: Any, scratch: str) -> Timed:
+def _build_trainer(options: argparse.Namespace, model: Any, scratch: str, stopwatch: Stopwatch) -> Timed:
     config = trl.SFTConfig(
         output_dir=scratch,
         max_steps=options.steps,
         per_device_train_batch_size=options.batch,
-        learning_rate=1e-4,
+        learning_rate=options.rate,
         lr_scheduler_type="constant",
-        logging_steps=10**9,
+        logging_steps=ENDLESS,
+        # Packed rows come longest documents first, so those are shuffled as they are by default.
+        train_sampling_strategy="random" if options.packed else "sequential",
         logging_nan_inf_filter=False,
         save_strategy="no",
         report_to=[],
@@ -114,6 +141,7 @@ def _build_trainer(options: argparse.Namespace, model: Any, scratch: str) -> Tim
         r=16, lora_alpha=32, lora_dropout=0.0, target_modules=MODULES, task_type="CAUSAL_LM"
     )
     return Timed(
+        stopwatch=stopwatch,
         model=model,
         args=config,
         train_dataset=_rows(options),
@@ -123,11 +151,9 @@ def _build_trainer(options: argparse.Namespace, model: Any, scratch: str) -> Tim
 
 
 def _rows(options: argparse.Namespace) -> datasets.Dataset:
-    vocabulary = SHAPES[options.model].vocabulary
-    if options.rows == "full":
-        examples = draw_full_rows(options.documents, length=options.longest, vocabulary=vocabulary)
-    else:
-        examples = draw_conversations(options.documents, longest=options.longest, vocabulary=vocabulary)
+    examples = draw_documents(
+        options.rows, options.documents, longest=options.longest, vocabulary=SHAPES[options.model].vocabulary
+    )
     return datasets.Dataset.from_list(
         [
             {"input_ids": e.tokens_T.tolist(), "completion_mask": (e.weights_T > 0).astype(int).tolist()}
@@ -160,7 +186,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--longest", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--documents", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=ENDLESS)
+    parser.add_argument("--warm-up", type=int, default=0)
+    parser.add_argument("--turn", type=int, default=0)
+    parser.add_argument("--held", action="store_true", help="glibc keeps what is freed")
     parser.add_argument("--packed", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--liger", action="store_true")

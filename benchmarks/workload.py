@@ -1,11 +1,12 @@
 """What the benchmarks train on: random weights of real shapes, and documents of realistic lengths.
 
 Speed depends on shapes, lengths and label rows, not on what the words mean, so tokens are drawn at random.
-The same seed gives every program the same documents.
+`python workload.py NAME FOLDER DTYPE DEVICE` writes a model.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,10 +85,16 @@ def write_model(name: str, folder: Path, *, dtype: str, device: str = "cpu") -> 
     return folder
 
 
-def draw_conversations(count: int, *, longest: int, vocabulary: int, seed: int = 0) -> list[Example]:
-    """Documents of lognormal length (mean 180 tokens, half below 130) up to `longest`; a prompt without loss
-    takes 10 to 80 % of each."""
-    draw = np.random.Generator(np.random.Philox(seed))
+def draw_documents(rows: str, count: int, *, longest: int, vocabulary: int) -> list[Example]:
+    """The documents of a benchmark; the same for every program that asks with the same values.
+
+    rows: `conversations` have lognormal lengths (mean 180 tokens, half below 130) up to `longest`, and a
+    prompt without loss that takes 10 to 80 % of each; `full` ones have `longest` tokens, all with a loss: the
+    shape of published records.
+    """
+    draw = np.random.Generator(np.random.Philox(0))
+    if rows == "full":
+        return [_document(draw, longest, 0, vocabulary) for _ in range(count)]
     lengths = np.clip(draw.lognormal(4.87, 0.8, size=count), 16, longest).astype(int)
     shares = 0.1 + 0.7 * draw.beta(2, 2, size=count)
     return [
@@ -95,14 +102,14 @@ def draw_conversations(count: int, *, longest: int, vocabulary: int, seed: int =
     ]
 
 
-def draw_full_rows(count: int, *, length: int, vocabulary: int, seed: int = 0) -> list[Example]:
-    """Documents of one length with a loss on every token: the shape of published records."""
-    draw = np.random.Generator(np.random.Philox(seed))
-    return [_document(draw, length, 0, vocabulary) for _ in range(count)]
-
-
 def _document(draw: np.random.Generator, length: int, prompt: int, vocabulary: int) -> Example:
-    tokens_T = draw.integers(3, vocabulary, size=length).astype(np.int32)
+    # Frequencies fall off like those of words: there is something to learn, so a loss that falls in the same
+    # way says that two programs do the same.
+    tokens_T = (2 + np.exp(draw.uniform(0, np.log(vocabulary - 3), size=length))).astype(np.int32)
     weights_T = np.ones(length, np.float32)
     weights_T[: max(1, prompt)] = 0
     return Example(tokens_T, weights_T, SourceRef("drawn", 1))
+
+
+if __name__ == "__main__":
+    write_model(sys.argv[1], Path(sys.argv[2]), dtype=sys.argv[3], device=sys.argv[4])
