@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 DOCUMENTS = 1000
 BATCH = 8
 """Documents of a step that pads, TRL's default."""
-CHILD_SECONDS = 1500.0
+CHILD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
