@@ -78,12 +78,13 @@ SHAPES = {"plain": _SHAPE, "big-vocabulary": _BIG_VOCABULARY, "deep": _DEEP}
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration. label_share: of the tokens, those that are trained."""
+    """One configuration. label_share: of the tokens, those that are trained. checkpointed: share
+    of the layers that recompute."""
 
     tokens: int
     kind: str = "lora"
     precision: str = "fp32"
-    checkpointed: bool = False
+    checkpointed: float = 0.0
     dropout: float = 0.0
     shape: str = "plain"
     document: int = 512
@@ -95,14 +96,14 @@ CASES = {
     "full, 2,048 tokens": Case(2048, "none"),
     "LoRA, 256 tokens": Case(256),
     "LoRA, 2,048 tokens": Case(2048),
-    "LoRA checkpointed, 2,048 tokens": Case(2048, checkpointed=True),
+    "LoRA checkpointed, 2,048 tokens": Case(2048, checkpointed=1.0),
     "LoRA, 8,192 tokens": Case(8192),
-    "LoRA checkpointed, 8,192 tokens": Case(8192, checkpointed=True),
+    "LoRA checkpointed, 8,192 tokens": Case(8192, checkpointed=1.0),
     "LoRA, big vocabulary, 2,048 tokens": Case(2048, shape="big-vocabulary"),
     "full, big vocabulary, 2,048 tokens": Case(2048, "none", shape="big-vocabulary"),
     "LoRA with dropout, 2,048 tokens": Case(2048, dropout=0.05),
     "LoRA, deep, 4,096 tokens": Case(4096, shape="deep", document=1024, label_share=0.3),
-    "LoRA checkpointed, deep, 4,096 tokens": Case(4096, checkpointed=True, shape="deep", document=4096),
+    "LoRA checkpointed, deep, 4,096 tokens": Case(4096, checkpointed=1.0, shape="deep", document=4096),
     "LoRA in bf16, 2,048 tokens": Case(2048, precision="bf16"),
 }
 
@@ -166,7 +167,7 @@ def predict(case: Case) -> MemoryNeed:
         batch_size=1,
         label_share=case.label_share,
     )
-    return need_memory(facts, case.tokens, case.checkpointed, micro_batches=1)
+    return need_memory(facts, case.tokens, _checkpointed(case), micro_batches=1)
 
 
 def measure(case: Case, folder: Path) -> int:
@@ -209,13 +210,17 @@ def _build_spec(case: Case, folder: Path) -> EngineSpec:
         model_folder=folder, model_name=case.shape, device="cpu",
         dtype=_dtype(case), precision=case.precision,
         attention="sdpa", adapter=_adapter(case), adapter_folder=None, optimizer="adamw", weight_decay=0.01,
-        betas=(0.9, 0.999), epsilon=1e-8, max_grad_norm=1.0, activation_checkpointing=case.checkpointed,
+        betas=(0.9, 0.999), epsilon=1e-8, max_grad_norm=1.0, checkpointed_layers=_checkpointed(case),
         deterministic=False, seed=0,
     )  # fmt: skip
 
 
 def _adapter(case: Case) -> AdapterConfig:
     return AdapterConfig(kind="none") if case.kind == "none" else AdapterConfig(dropout=case.dropout)
+
+
+def _checkpointed(case: Case) -> int:
+    return round(case.checkpointed * SHAPES[case.shape]["num_hidden_layers"])
 
 
 def _dtype(case: Case) -> str:

@@ -34,7 +34,7 @@ def build_spec(folder: Path, **changes: Any) -> EngineSpec:
         "betas": (0.9, 0.999),
         "epsilon": 1e-8,
         "max_grad_norm": 1.0,
-        "activation_checkpointing": False,
+        "checkpointed_layers": 0,
         "deterministic": False,
         "seed": 7,
     }

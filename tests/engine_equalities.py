@@ -14,6 +14,7 @@ from typing import Any
 from engine_cases import Document, build_spec, draw_documents, lay_out, total_weight
 from families import FAMILIES, WINDOW
 from tunewright.engines.torch.engine import TorchEngine, build_engine
+from tunewright.models.arch import load_arch
 from tunewright.types import Batch, EngineState, StepStats
 
 LENGTHS = [WINDOW - 1, WINDOW, WINDOW + 1, 1, 2 * WINDOW, 41]
@@ -111,12 +112,15 @@ def same_state(first: EngineState, second: EngineState) -> bool:
 
 def activation_checkpointing(folder: Path, scratch: Path) -> float:
     """Activations recomputed against kept, with dropout that must be drawn the same again."""
-    engines = [
-        build_engine(build_spec(folder, activation_checkpointing=on, adapter={"dropout": 0.2}))
-        for on in (True, False)
-    ]
-    runs = [train(engine, HALVES, DOCUMENTS) for engine in engines]
-    return compare_steps(*runs)
+    kept, some, every = (
+        train(
+            build_engine(build_spec(folder, checkpointed_layers=count, adapter={"dropout": 0.2})),
+            HALVES,
+            DOCUMENTS,
+        )
+        for count in (0, 1, load_arch(folder).layers)
+    )
+    return max(compare_steps(some, kept), compare_steps(every, kept))
 
 
 def bf16_compute(folder: Path, scratch: Path) -> float:

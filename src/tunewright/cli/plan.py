@@ -32,7 +32,7 @@ def command(
     """
     from tunewright.config.load import load_config
     from tunewright.run.devices import find_device
-    from tunewright.run.estimate import check_fits, estimate_run
+    from tunewright.run.estimate import check_estimate, estimate_run
 
     loaded = load_config(file, overrides=overrides or ())
     estimate = estimate_run(loaded.config, loaded.base_dir, find_device(device, loaded.config.device))
@@ -41,7 +41,7 @@ def command(
     else:
         for line in plan_lines(estimate):
             typer.echo(line)
-    check_fits(estimate)
+    check_estimate(estimate)
 
 
 def plan_lines(estimate: Estimate) -> Iterator[str]:
@@ -58,10 +58,11 @@ def plan_lines(estimate: Estimate) -> Iterator[str]:
     yield f"  {'peak':<16}{estimate.need.peak / _GIB:>9.2f} GiB  {verdict}"
     yield ""
     facts = estimate.facts
-    checkpointing = "on" if estimate.checkpointed else "off"
+    split = estimate.split
     yield (
-        f"split: micro-batches of {estimate.micro_batch_size} x {facts.seq_len:,} tokens, activation "
-        f"checkpointing {checkpointing}, weights in {_storage(estimate)}, compute in {facts.precision}"
+        f"split: micro-batches of {split.rows} x {facts.seq_len:,} tokens, activation checkpointing in "
+        f"{split.checkpointed} of {facts.arch.layers} layers, weights in {_storage(estimate)}, compute in "
+        f"{facts.precision}"
     )
     yield from _time_lines(estimate)
 
@@ -116,8 +117,9 @@ def to_json(estimate: Estimate) -> dict[str, JsonValue]:
         "peak_bytes": estimate.need.peak,
         "fits": estimate.fits,
         "remedies": list(estimate.remedies),
-        "micro_batch_size": estimate.micro_batch_size,
-        "activation_checkpointing": estimate.checkpointed,
+        "micro_batch_size": estimate.split.rows,
+        "checkpointed_layers": estimate.split.checkpointed,
+        "layers": estimate.facts.arch.layers,
         "dtype": _storage(estimate),
         "precision": estimate.facts.precision,
         "flops_per_token": estimate.flops_per_token,

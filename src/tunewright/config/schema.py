@@ -175,7 +175,7 @@ class TrainConfig(Section):
     `batch_size` is not used then."""
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Rows of `seq_len` tokens that go through the model at once. Lower it to save memory; the loss stays the
-    same."""
+    same. `auto` takes up to 8,192 tokens, and less where that does not fit into the device's memory."""
     learning_rate: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     """Peak learning rate. `auto` is 2e-4 for adapters and 2e-5 for full training."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -196,8 +196,9 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute type. `auto` is bf16 on a GPU that has it, fp16 with loss scaling on one that has not, fp32 on
     a CPU."""
-    activation_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass: much less memory, about a third slower. `auto` is off."""
+    activation_checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=0)] = "auto"
+    """Recompute activations in the backward pass: much less memory, about a third slower. A number is that of
+    decoder layers that do so. `auto` takes as few as fit into the device's memory, none where all fits."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of data order, adapter start values and dropout."""
     deterministic: bool = False

@@ -25,7 +25,8 @@ class EngineSpec:
     quantization: of the frozen base: none, nf4 (torch) or 4bit (mlx). merge_base: what an adapter on a
     quantised base is merged into, original or dequantised. optimizer: adamw; on CUDA also adamw_8bit and
     paged_adamw.
-    adapter_folder: start from these adapter values instead of fresh ones. kernels: how a layer is computed:
+    adapter_folder: start from these adapter values instead of fresh ones. checkpointed_layers: the first so
+    many decoder layers recompute their activations in the backward pass. kernels: how a layer is computed:
     plain, fast, or auto, which the engine settles once it knows the model.
     """
 
@@ -42,7 +43,7 @@ class EngineSpec:
     betas: tuple[float, float]
     epsilon: float
     max_grad_norm: float
-    activation_checkpointing: bool
+    checkpointed_layers: int
     deterministic: bool
     seed: int
     quantization: str = "none"

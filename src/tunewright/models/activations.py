@@ -27,14 +27,15 @@ _OUTPUTS = ("o_proj", "out_proj", "down_proj", "dense", "dense_4h_to_h", "c_proj
 @dataclass(frozen=True, slots=True)
 class Pass:
     """How a micro-batch is computed. tokens: B · T. labels: label rows. dropout: adapters have one. On a CPU
-    dropout keeps a mask as wide as its input, on others one byte a number."""
+    dropout keeps a mask as wide as its input, on others one byte a number. checkpointed: the first so many
+    blocks recompute theirs."""
 
     tokens: int
     labels: int
     precision: str
     dropout: bool
     on_cpu: bool
-    checkpointed: bool
+    checkpointed: int
     eager_row: int = 0
     """Row length under eager attention, which keeps its scores; 0 for attention per document."""
 
@@ -42,8 +43,13 @@ class Pass:
 def kept_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
     """Bytes kept for the backward pass over the whole model, once it has begun with the last block."""
     last_norm = arch.hidden_size * 4.0 * (2 if trained.full else 1)
-    layer = arch.hidden_size * BYTES[one.precision] if one.checkpointed else layer_bytes(arch, trained, one)
-    return one.tokens * (arch.layers * layer + last_norm)
+    blocks = (arch.layers - one.checkpointed) * layer_bytes(arch, trained, one)
+    return one.tokens * (blocks + last_norm) + inputs_bytes(arch, one)
+
+
+def inputs_bytes(arch: Arch, one: Pass) -> float:
+    """Bytes of the inputs of the blocks that recompute, which is all that they keep."""
+    return one.tokens * one.checkpointed * arch.hidden_size * BYTES[one.precision]
 
 
 def layer_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
@@ -99,12 +105,8 @@ def logits_bytes(arch: Arch, one: Pass) -> float:
     return rows * arch.vocab_size * (12 if one.precision == "fp32" else 14)
 
 
-def backward_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
-    """Bytes that the backward pass through one block needs beside what was kept: gradients of the inner MLP
-    width, and under checkpointing everything the block keeps."""
-    size = BYTES[one.precision]
-    # Two gradients of the inner width at a time: the array of a third is let go of before it is made.
-    working = one.tokens * (2 * arch.intermediate_size + arch.hidden_size) * size
-    if one.checkpointed:
-        working += one.tokens * layer_bytes(arch, trained, one)
-    return working
+def backward_bytes(arch: Arch, one: Pass) -> float:
+    """Bytes that the backward pass through one block needs beside what it kept: gradients of the inner MLP
+    width."""
+    # Two of them at a time: the array of a third is let go of before it is made.
+    return one.tokens * (2 * arch.intermediate_size + arch.hidden_size) * BYTES[one.precision]

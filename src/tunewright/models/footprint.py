@@ -71,17 +71,18 @@ def linear_parameters(arch: Arch) -> int:
 
 
 def flops_per_token(
-    arch: Arch, trained: Trained, *, document_length: int, checkpointed: bool, label_share: float = 1.0
+    arch: Arch, trained: Trained, *, document_length: int, checkpointed: int = 0, label_share: float = 1.0
 ) -> float:
     """Floating-point operations one token costs in training, forward and backward.
 
     A matrix costs 2 operations a weight forward, 2 for the gradient of its input and, where it trains, 2 for
     its own. Causal attention over a document of S tokens costs 2 · S · width a layer forward and twice that
     backward. The head runs on label rows and once more in the backward pass. An embedding costs nothing.
+    checkpointed: layers that run forward once more.
     """
     linear, head = linear_parameters(arch), arch.vocab_size * arch.hidden_size * label_share
     width = arch.heads * arch.head_size
     attention = sum(2 * width * min(document_length, window or document_length) for window in arch.windows)
     own = 2.0 if trained.full else 0.0
-    recomputed = 2 * (linear + trained.lora) + attention if checkpointed else 0.0
+    recomputed = (2 * (linear + trained.lora) + attention) * checkpointed / arch.layers
     return (4 + own) * linear + (6 + own) * head + 6 * trained.lora + 3 * attention + recomputed

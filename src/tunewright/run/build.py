@@ -30,11 +30,12 @@ from tunewright.run.parts import (
     open_store,
 )
 from tunewright.run.paths import absolute_paths
-from tunewright.run.plan import Plan, amend_plan, resolve_micro_batch_size, resolve_plan
+from tunewright.run.plan import Plan, amend_plan, read_plan, resolve_plan
 from tunewright.run.resume import check_can_resume, check_same_settings, find_run
 from tunewright.run.rollback import Rollback
 from tunewright.run.saving import Saving
 from tunewright.run.source_wait import SourceWait
+from tunewright.run.split import resolve_micro_batch_size
 from tunewright.run.stall import stall_handler
 from tunewright.run.summary import plan_lines
 from tunewright.trackers.fanout import open_trackers
@@ -156,10 +157,10 @@ def _settle_plan(inputs: Inputs, checkpoint: LoadedCheckpoint | None) -> tuple[P
     if checkpoint is None:
         stream = build_stream(inputs, resolve_micro_batch_size(inputs.config))
         return resolve_plan(inputs, stream), {}
-    plan = Plan.model_validate(checkpoint.run_state["plan"])
-    check_can_resume(checkpoint, plan, inputs)
     before = RunConfig.model_validate(checkpoint.run_state["config"])
-    return amend_plan(plan, before, inputs.config)
+    plan = read_plan(checkpoint.run_state["plan"], before, inputs.arch)
+    check_can_resume(checkpoint, plan, inputs)
+    return amend_plan(plan, before, inputs.config, inputs.arch)
 
 
 def _write_request(inputs: Inputs, folder: RunFolder, plan: Plan) -> None:

@@ -71,6 +71,15 @@ DEVICES: dict[str, DeviceClass] = {
 }
 """Device classes by the name that --device takes."""
 
+_CLASS_KINDS = {"metal": "mps"}
+
+
+def class_of(facts: DeviceFacts) -> DeviceClass:
+    """The class of a device that an engine has detected."""
+    kind = facts.device.partition(":")[0]
+    return DeviceClass(facts.name, _CLASS_KINDS.get(kind, kind), facts.memory_bytes)
+
+
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(GiB|GB|G)?", re.IGNORECASE)
 
 

@@ -1,12 +1,18 @@
-"""The most memory a run takes, from sizes alone, and the split of a batch that fits into a device."""
+"""The most memory a run takes, from sizes alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from tunewright.models.activations import Pass, backward_bytes, kept_bytes, logits_bytes
+from tunewright.models.activations import (
+    Pass,
+    backward_bytes,
+    inputs_bytes,
+    kept_bytes,
+    layer_bytes,
+    logits_bytes,
+)
 from tunewright.models.arch import Arch
 from tunewright.models.footprint import BYTES, Trained, base_bytes
 
@@ -20,8 +26,9 @@ _RUNTIME_BYTES = {"cpu": 45 * 2**20, "cuda": 700 * 2**20, "mps": 300 * 2**20}
 @dataclass(frozen=True, slots=True)
 class Facts:
     """All that memory depends on but the split. kind: cpu, cuda or mps. dtype: of frozen weights; precision:
-    of computing. dropout: adapters have one. label_share: label rows over tokens; 1 is the most there can be.
-    eager: attention keeps its scores."""
+    of computing. dropout: adapters have one. batch_size: rows of seq_len tokens in a step. step_tokens: the
+    most tokens that a step holds, None for not known. label_share: label rows over tokens; 1 is the most
+    there can be. eager: attention keeps its scores."""
 
     arch: Arch
     trained: Trained
@@ -32,6 +39,7 @@ class Facts:
     dropout: bool
     seq_len: int
     batch_size: int
+    step_tokens: int | None = None
     label_share: float = 1.0
     eager: bool = False
 
@@ -52,10 +60,20 @@ class MemoryNeed:
         return sum(self.parts.values())
 
 
-def need_memory(facts: Facts, tokens: int, checkpointed: bool, *, micro_batches: int = 2) -> MemoryNeed:
+def split_need(facts: Facts, rows: int, checkpointed: int) -> MemoryNeed:
+    """The memory of a run whose micro-batches hold `rows` rows of seq_len tokens."""
+    several = 2 if rows < facts.batch_size else 1
+    tokens = rows * facts.seq_len
+    if facts.step_tokens is not None and facts.step_tokens <= tokens:
+        tokens, several = facts.step_tokens, 1
+    return need_memory(facts, tokens, checkpointed, micro_batches=several)
+
+
+def need_memory(facts: Facts, tokens: int, checkpointed: int, *, micro_batches: int = 2) -> MemoryNeed:
     """The most memory of a run whose micro-batches hold `tokens` tokens, above what the process had before.
 
-    micro_batches: of one step; with several, gradients are there while activations are.
+    checkpointed: the first so many layers recompute their activations. micro_batches: of one step; with
+    several, gradients are there while activations are.
     """
     one = _pass(facts, tokens, checkpointed)
     arch, trained = facts.arch, facts.trained
@@ -64,14 +82,20 @@ def need_memory(facts: Facts, tokens: int, checkpointed: bool, *, micro_batches:
     # The gradient of the head comes first, and a tied one is added to that of the embedding at the end.
     head = arch.vocab_size * arch.hidden_size * _MASTER if trained.full else 0
     casts = _autocast_bytes(facts)
-    kept = kept_bytes(arch, trained, one)
-    moments = {
+    kept, backward = kept_bytes(arch, trained, one), backward_bytes(arch, one)
+    moments: dict[str, tuple[float, float, float, float]] = {
         "loss": (earlier + head, kept, logits_bytes(arch, one), casts),
         # Each chunk of the loss adds its gradient of the head to the sum so far, in a third array.
         "head": (earlier + 3 * head, kept, 0, casts),
-        "backward": (max(earlier, head), kept, 0, casts + backward_bytes(arch, trained, one)),
+        "backward": (max(earlier, head), kept, 0, casts + backward),
         "end": (gradients + (head if arch.tied or earlier else 0), 0, 0, casts),
     }
+    if checkpointed:
+        # The last of them comes first; the layers behind it have let go of what they kept.
+        again = tokens * layer_bytes(arch, trained, one)
+        share = checkpointed / arch.layers
+        done = max(earlier, head, (1 - share) * gradients)
+        moments["recompute"] = (done, inputs_bytes(arch, one), 0, casts + backward + again)
     gradients, kept, logits, work = max(moments.values(), key=sum)
     return MemoryNeed(
         {
@@ -87,38 +111,7 @@ def need_memory(facts: Facts, tokens: int, checkpointed: bool, *, micro_batches:
     )
 
 
-def choose_split(
-    facts: Facts,
-    memory_bytes: int,
-    *,
-    micro_batch_size: int | Literal["auto"] = "auto",
-    activation_checkpointing: bool | Literal["auto"] = "auto",
-    most_tokens: int = 8192,
-) -> tuple[int, bool]:
-    """(micro_batch_size, activation_checkpointing) for `memory_bytes`; what is not `auto` stays as it is.
-
-    The largest micro-batch up to `most_tokens` tokens and the batch that fits without checkpointing, else the
-    largest with it. The smallest split when nothing fits: need_memory says by how much it does not.
-    """
-    largest = max(1, min(facts.batch_size, most_tokens // facts.seq_len))
-    choices = (
-        range(largest, 0, -1) if micro_batch_size == "auto" else (min(micro_batch_size, facts.batch_size),)
-    )
-    switches = (False, True) if activation_checkpointing == "auto" else (activation_checkpointing,)
-    for checkpointed in switches:
-        for rows in choices:
-            if split_need(facts, rows, checkpointed).peak <= memory_bytes:
-                return rows, checkpointed
-    return choices[-1], switches[-1]
-
-
-def split_need(facts: Facts, rows: int, checkpointed: bool) -> MemoryNeed:
-    """The memory of a run whose micro-batches hold `rows` rows of seq_len tokens."""
-    several = 2 if rows < facts.batch_size else 1
-    return need_memory(facts, rows * facts.seq_len, checkpointed, micro_batches=several)
-
-
-def _pass(facts: Facts, tokens: int, checkpointed: bool) -> Pass:
+def _pass(facts: Facts, tokens: int, checkpointed: int) -> Pass:
     return Pass(
         tokens=tokens,
         labels=round(tokens * facts.label_share),

@@ -54,7 +54,7 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
         betas=config.train.betas,
         epsilon=config.train.epsilon,
         max_grad_norm=config.train.max_grad_norm,
-        activation_checkpointing=plan.activation_checkpointing,
+        checkpointed_layers=plan.checkpointed_layers,
         deterministic=config.train.deterministic,
         seed=plan.seed,
         quantization=plan.quantization,

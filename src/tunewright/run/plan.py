@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,8 +16,17 @@ from tunewright.data.step import StepSource
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.engines.registry import detect_device, resolve_engine
 from tunewright.errors import ConfigError
+from tunewright.models.arch import Arch
+from tunewright.run.devices import class_of
 from tunewright.run.engine_options import resolve_kernels, resolve_optimizer, resolve_quantization
 from tunewright.run.inputs import Inputs
+from tunewright.run.remedies import check_fits
+from tunewright.run.split import (
+    count_checkpointed,
+    memory_facts,
+    resolve_micro_batch_size,
+    resolve_split,
+)
 
 ADAPTER_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
@@ -25,17 +35,16 @@ _VERSIONED = (
     "tunewright", "numpy", "torch", "bitsandbytes", "transformers", "mlx", "mlx-lm", "tokenizers",
     "safetensors",
 )  # fmt: skip
-# Tokens of one micro-batch under `micro_batch_size: auto`: enough to keep two cores or a GPU busy.
-AUTO_MICRO_BATCH_TOKENS = 8192
 
 
 class Plan(BaseModel):
     """Every resolved value of a run, stored as plan.json and in each checkpoint. A resume uses it as it is.
 
-    micro_batch_size: rows of seq_len tokens a forward pass. rows: source rows of an epoch. steps_per_epoch:
-    steps of the first one; with tokens_per_batch others may differ. Both are None where only reading all
-    data would tell. threads: CPU threads of the engine; sums over floats depend on it. dtype: of what is not
-    quantised.
+    micro_batch_size: rows of seq_len tokens a forward pass. checkpointed_layers: the first so many recompute.
+    memory_peak_bytes and memory_usable_bytes: what the planner expects, and what it may plan with. rows:
+    source rows of an epoch. steps_per_epoch: steps of the first one; with tokens_per_batch others may differ.
+    Both are None where only reading all data would tell. threads: CPU threads of the engine; sums over floats
+    depend on it. dtype: of what is not quantised.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,8 +63,10 @@ class Plan(BaseModel):
     # What a resume computes layers with, and the same with the reason for a person.
     kernels: str = "plain"
     path: str = "plain"
-    activation_checkpointing: bool
+    checkpointed_layers: int
     micro_batch_size: int
+    memory_peak_bytes: int = 0
+    memory_usable_bytes: int = 0
     optimizer: str = "adamw"
     learning_rate: float
     total_steps: int
@@ -75,6 +86,11 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
     engine = resolve_engine(config.engine)
     device = detect_device(engine, config.device)
     dtype, precision = resolve_dtypes(config, device)
+    quantization = resolve_quantization(config, engine)
+    place = class_of(device)
+    facts = memory_facts(config, inputs.arch, place.kind, (dtype, precision), quantization)
+    split = resolve_split(config, facts, place.usable_bytes)
+    check_fits(facts, split, place.usable_bytes, device.name)
     return Plan(
         engine=engine,
         device=device.device,
@@ -83,12 +99,14 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
         model=inputs.model.name,
         model_hash=inputs.model_hash,
         dtype=dtype,
-        quantization=resolve_quantization(config, engine),
+        quantization=quantization,
         precision=precision,
         attention=config.model.attention,
         kernels=resolve_kernels(config, engine),
-        activation_checkpointing=config.train.activation_checkpointing is True,
-        micro_batch_size=resolve_micro_batch_size(config),
+        checkpointed_layers=split.checkpointed,
+        micro_batch_size=split.rows,
+        memory_peak_bytes=split.need.peak,
+        memory_usable_bytes=place.usable_bytes,
         optimizer=resolve_optimizer(config, engine, device),
         learning_rate=resolve_learning_rate(config),
         total_steps=resolve_total_steps(config, stream),
@@ -103,14 +121,25 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
     )
 
 
-def amend_plan(plan: Plan, before: RunConfig, now: RunConfig) -> tuple[Plan, dict[str, object]]:
+def read_plan(values: Mapping[str, Any], config: RunConfig, arch: Arch) -> Plan:
+    """The plan of a checkpoint of any build. config: that of the checkpoint."""
+    values = dict(values)
+    if "activation_checkpointing" in values:
+        # Was all layers or none.
+        values["checkpointed_layers"] = arch.layers if values.pop("activation_checkpointing") else 0
+    # The engines that took a quantisation before plans named it had one form each.
+    values.setdefault("quantization", resolve_quantization(config, values["engine"]))
+    return Plan.model_validate(values)
+
+
+def amend_plan(plan: Plan, before: RunConfig, now: RunConfig, arch: Arch) -> tuple[Plan, dict[str, object]]:
     """The plan of a resumed run, and what of it was changed on purpose: `auto` keeps what was resolved."""
     changes: dict[str, object] = {}
     if now.train.micro_batch_size not in ("auto", before.train.micro_batch_size):
         changes["micro_batch_size"] = resolve_micro_batch_size(now)
     checkpointing = now.train.activation_checkpointing
     if checkpointing not in ("auto", before.train.activation_checkpointing):
-        changes["activation_checkpointing"] = checkpointing
+        changes["checkpointed_layers"] = count_checkpointed(checkpointing, arch)
     return plan.model_copy(update=changes), changes
 
 
@@ -139,16 +168,6 @@ def _best_precision(device: DeviceFacts) -> str:
     if device.device.startswith("cpu"):
         return "fp32"
     return next((name for name in ("bf16", "fp16") if name in device.dtypes), "fp32")
-
-
-def resolve_micro_batch_size(config: RunConfig) -> int:
-    """Rows per forward pass. Never more than a step holds; `auto` fills AUTO_MICRO_BATCH_TOKENS."""
-    asked, train, seq_len = config.train.micro_batch_size, config.train, config.data.seq_len
-    if asked == "auto":
-        asked = max(1, AUTO_MICRO_BATCH_TOKENS // seq_len)
-    if train.tokens_per_batch is None:
-        return min(asked, train.batch_size)
-    return min(asked, -(-train.tokens_per_batch // seq_len))
 
 
 def resolve_learning_rate(config: RunConfig) -> float:

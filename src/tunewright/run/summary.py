@@ -7,6 +7,7 @@ from pathlib import Path
 from tunewright.config.schema import RunConfig
 from tunewright.data.report import DataReport
 from tunewright.engines.protocol import EngineFacts
+from tunewright.run.devices import GIB
 from tunewright.run.plan import Plan
 
 
@@ -22,6 +23,7 @@ def plan_lines(
         "steps": f"{plan.total_steps:,} ({_epoch(plan.steps_per_epoch)} an epoch), {_step(config)} each",
         "rows": f"up to {config.data.seq_len:,} tokens, {'packed' if config.data.packing else 'padded'}, "
         f"{plan.micro_batch_size} a forward pass",
+        "memory": _memory(plan),
         "optimizer": f"{_optimizer(config, plan)}, rate {plan.learning_rate:g} {config.train.schedule}, "
         f"weight decay {config.train.weight_decay:g}, clip {config.train.max_grad_norm:g}, seed {plan.seed}",
         "device": f"{plan.engine} on {plan.device} ({plan.device_name}), {plan.precision}, "
@@ -43,6 +45,15 @@ def _stored(plan: Plan) -> str:
     form = {"nf4": "nf4 with double quantisation", "4bit": "groups of 64 with a scale and an offset"}
     packed = f"{form[plan.quantization]} (linear layers, 4 bits) and {plan.dtype}"
     return f"{packed}; the 4 bits of another engine are other numbers"
+
+
+def _memory(plan: Plan) -> str:
+    count = plan.checkpointed_layers
+    recomputed = f"{count} layers recompute their activations" if count else "no activations are recomputed"
+    if not plan.memory_usable_bytes:
+        return recomputed
+    peak, usable = (size / GIB for size in (plan.memory_peak_bytes, plan.memory_usable_bytes))
+    return f"{peak:.1f} of {usable:.1f} GiB expected, {recomputed}"
 
 
 def _optimizer(config: RunConfig, plan: Plan) -> str:

@@ -146,7 +146,7 @@ def test_evaluation_does_not_stop_gradients(folder):
     assert engine.evaluate(batch).loss != before.loss
 
 
-@pytest.mark.parametrize("changes", [{}, {"activation_checkpointing": True, "adapter": {"dropout": 0.2}}])
+@pytest.mark.parametrize("changes", [{}, {"checkpointed_layers": 2, "adapter": {"dropout": 0.2}}])
 def test_a_restored_run_goes_on_bit_for_bit(folder, changes):
     spec = build_spec(folder, quantization="nf4", **changes)
     whole = build_engine(spec)
@@ -162,8 +162,7 @@ def test_a_restored_run_goes_on_bit_for_bit(folder, changes):
 
 def test_checkpointing_changes_no_number(folder):
     plain, saving = (
-        build_engine(build_spec(folder, quantization="nf4", activation_checkpointing=on))
-        for on in (False, True)
+        build_engine(build_spec(folder, quantization="nf4", checkpointed_layers=count)) for count in (0, 3)
     )
     assert _steps(plain, 2) == _steps(saving, 2)
     assert _bytes(plain.snapshot()) == _bytes(saving.snapshot())

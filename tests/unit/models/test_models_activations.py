@@ -35,7 +35,7 @@ def test_kept_bytes_are_those_that_autograd_holds(folder, adapter, precision):
     spec = build_spec(folder, adapter=config, dtype=dtype, precision=precision)
     arch = load_arch(folder)
     trained = count_trained(arch, config)
-    one = Pass(TOKENS, 0, precision, config.dropout > 0, on_cpu=True, checkpointed=False)
+    one = Pass(TOKENS, 0, precision, config.dropout > 0, on_cpu=True, checkpointed=0)
     # One document of 256 tokens and few label rows; copies of weights and the loss are not activations.
     # The same over half the tokens leaves only what grows with them.
     held = _saved_bytes(spec, TOKENS) - _saved_bytes(spec, TOKENS // 2)
@@ -46,13 +46,13 @@ def test_kept_bytes_are_those_that_autograd_holds(folder, adapter, precision):
 def test_a_checkpointed_pass_keeps_one_array_a_layer_and_the_last_norm(folder):
     arch = load_arch(folder)
     trained = count_trained(arch, AdapterConfig())
-    one = Pass(TOKENS, 0, "fp32", dropout=False, on_cpu=True, checkpointed=True)
+    one = Pass(TOKENS, 0, "fp32", dropout=False, on_cpu=True, checkpointed=arch.layers)
     assert kept_bytes(arch, trained, one) == TOKENS * (arch.layers + 1) * arch.hidden_size * 4
 
 
 def test_less_is_kept_for_16_bits_fewer_targets_and_no_dropout(folder):
     arch = load_arch(folder)
-    one = Pass(TOKENS, 0, "fp32", dropout=False, on_cpu=True, checkpointed=False)
+    one = Pass(TOKENS, 0, "fp32", dropout=False, on_cpu=True, checkpointed=0)
     lora = layer_bytes(arch, count_trained(arch, AdapterConfig(rank=4)), one)
     some = layer_bytes(arch, count_trained(arch, AdapterConfig(rank=4, targets=("q_proj",))), one)
     assert some < lora < layer_bytes(arch, count_trained(arch, AdapterConfig(kind="none")), one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from tunewright.config.schema import AdapterConfig
 from tunewright.models.footprint import count_trained
 from tunewright.models.known import known_arch
-from tunewright.run.memory import Facts, choose_split, need_memory, split_need
+from tunewright.run.memory import Facts, need_memory, split_need
+from tunewright.run.remedies import list_remedies
+from tunewright.run.split import choose_split
 
 GIB = 2**30
 ARCH = known_arch("Qwen/Qwen2.5-7B")
@@ -23,7 +26,7 @@ FULL = replace(LORA, trained=count_trained(ARCH, AdapterConfig(kind="none")), dt
 
 
 def test_weights_and_states_by_hand():
-    parts = need_memory(LORA, 2048, checkpointed=True).parts
+    parts = need_memory(LORA, 2048, checkpointed=28).parts
     trained = LORA.trained.count
     assert parts["weights"] == 2 * ARCH.parameters
     assert (parts["adapters"], parts["optimizer"], parts["gradients"]) == (
@@ -32,42 +35,86 @@ def test_weights_and_states_by_hand():
         4 * trained,
     )
     assert parts["checkpoint copy"] == 0
-    assert need_memory(replace(LORA, kind="mps"), 2048, True).parts["checkpoint copy"] == 12 * trained
-    full = need_memory(FULL, 2048, checkpointed=True).parts
+    assert need_memory(replace(LORA, kind="mps"), 2048, 28).parts["checkpoint copy"] == 12 * trained
+    full = need_memory(FULL, 2048, checkpointed=28).parts
     assert (full["weights"], full["adapters"]) == (4 * ARCH.parameters, 0)
     assert full["optimizer"] == 8 * ARCH.parameters
     assert full["gradients"] >= 4 * ARCH.parameters
 
 
 def test_the_need_is_the_sum_of_its_parts_and_grows_with_tokens():
-    needs = [need_memory(LORA, tokens, checkpointed=False) for tokens in (1024, 4096, 16384)]
+    needs = [need_memory(LORA, tokens, checkpointed=0) for tokens in (1024, 4096, 16384)]
     assert all(need.peak == sum(need.parts.values()) for need in needs)
     assert needs[0].peak < needs[1].peak < needs[2].peak
-    assert need_memory(LORA, 16384, checkpointed=True).peak < needs[2].peak
-    assert need_memory(replace(LORA, quantization="nf4"), 1024, False).peak < needs[0].peak
+    assert need_memory(LORA, 16384, checkpointed=28).peak < needs[2].peak
+    assert need_memory(replace(LORA, quantization="nf4"), 1024, 0).peak < needs[0].peak
+
+
+def test_each_layer_that_recomputes_takes_less():
+    peaks = [need_memory(LORA, 8192, checkpointed=layers).peak for layers in range(ARCH.layers + 1)]
+    assert all(more > less for more, less in pairwise(peaks[:-1]))
+    # The last one too keeps its input only, but what a layer recomputes is then the peak.
+    assert peaks[-1] <= peaks[-2]
+
+
+def test_a_step_holds_no_more_tokens_than_it_has():
+    short = replace(LORA, step_tokens=3000)
+    assert split_need(short, 4, 0) == need_memory(short, 3000, 0, micro_batches=1)
+    assert split_need(short, 1, 0) == need_memory(short, 2048, 0, micro_batches=2)
 
 
 @given(st.integers(10, 200), st.sampled_from([512, 2048, 4096]), st.integers(1, 32))
 def test_the_chosen_split_fits_whenever_any_does(gib, seq_len, batch_size):
     facts = replace(LORA, seq_len=seq_len, batch_size=batch_size)
-    rows, checkpointed = choose_split(facts, gib * GIB)
-    assert 1 <= rows <= batch_size
-    assert rows * seq_len <= max(8192, seq_len)
-    if split_need(facts, rows, checkpointed).peak > gib * GIB:
-        assert (rows, checkpointed) == (1, True)
+    split = choose_split(facts, gib * GIB)
+    assert 1 <= split.rows <= batch_size
+    assert split.rows * seq_len <= max(8192, seq_len)
+    assert split.need == split_need(facts, split.rows, split.checkpointed)
+    if split.need.peak > gib * GIB:
+        assert (split.rows, split.checkpointed) == (1, ARCH.layers)
+    elif split.checkpointed:
+        assert split_need(facts, split.rows, split.checkpointed - 1).peak > gib * GIB
 
 
-def test_checkpointing_comes_only_when_nothing_fits_without():
-    assert choose_split(LORA, 139 * GIB) == (4, False)
-    tight = split_need(LORA, 1, False).peak
-    assert choose_split(LORA, tight) == (1, False)
-    rows, checkpointed = choose_split(LORA, tight - 1)
-    assert checkpointed
-    assert rows > 1
+def test_layers_recompute_only_when_no_busy_split_fits_without_and_as_few_as_do():
+    assert _split(LORA, 139 * GIB) == (4, 0)
+    tight = split_need(LORA, 1, 0).peak
+    assert _split(LORA, tight) == (1, 0)
+    assert _split(LORA, tight - 1) == (1, 1)
+    least = split_need(LORA, 1, ARCH.layers).peak
+    assert _split(LORA, least) == (1, ARCH.layers)
 
 
-@pytest.mark.parametrize("asked", [1, 2, 64])
+def test_short_rows_go_together_so_that_the_device_has_work():
+    short = replace(LORA, seq_len=256)
+    tight = split_need(short, 8, 0).peak
+    assert _split(short, tight) == (8, 0)
+    rows, checkpointed = _split(short, tight - 1)
+    assert rows == 8
+    assert checkpointed > 0
+
+
+@pytest.mark.parametrize("asked", [1, 2, 16])
 def test_what_is_set_stays(asked):
-    assert choose_split(LORA, 139 * GIB, micro_batch_size=asked)[0] == min(asked, 16)
-    assert choose_split(LORA, GIB, activation_checkpointing=False) == (1, False)
-    assert choose_split(LORA, 139 * GIB, activation_checkpointing=True) == (4, True)
+    assert _split(LORA, 139 * GIB, rows=asked) == (asked, 0 if asked < 16 else 11)
+    assert _split(LORA, GIB, checkpointed=0) == (1, 0)
+    assert _split(LORA, 139 * GIB, checkpointed=ARCH.layers) == (4, ARCH.layers)
+    assert _split(LORA, 139 * GIB, rows=asked, checkpointed=5) == (asked, 5)
+
+
+def test_every_remedy_is_named_with_the_least_that_it_takes():
+    facts = replace(LORA, seq_len=8192)
+    usable = split_need(facts, 2, 20).peak
+    found = list(list_remedies(facts, 2, usable))
+    assert found[0] == "train.activation_checkpointing: 20 with train.micro_batch_size: 2"
+    assert any(remedy.startswith("data.seq_len: 4096") for remedy in found)
+    tight = list(list_remedies(facts, 1, 12 * GIB))
+    assert [remedy.split(":")[0] for remedy in tight] == ["model.quantization"]
+    full = list(list_remedies(FULL, 1, 30 * GIB))
+    assert full == ["adapter.kind: lora with checkpointing and train.micro_batch_size: 1"]
+    assert list(list_remedies(LORA, 1, GIB)) == []
+
+
+def _split(facts, memory_bytes, **asked):
+    split = choose_split(facts, memory_bytes, **asked)
+    return split.rows, split.checkpointed

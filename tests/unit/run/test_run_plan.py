@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,20 +16,26 @@ from tunewright.data.step import StepRule
 from tunewright.data.stream import StepStream
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
+from tunewright.models.known import known_arch
 from tunewright.run.plan import (
     Plan,
     amend_plan,
     installed_versions,
+    read_plan,
     resolve_dtypes,
     resolve_learning_rate,
-    resolve_micro_batch_size,
     resolve_total_steps,
     usable_threads,
 )
+from tunewright.run.split import resolve_micro_batch_size
 from tunewright.types import Example, SourceRef
 
 CPU = DeviceFacts("cpu", "a processor", 8 << 30, ("fp32", "bf16"))
 GPU = DeviceFacts("cuda:0", "a GPU", 80 << 30, ("bf16", "fp16", "fp32"))
+ARCH = known_arch("Qwen/Qwen2.5-7B")
+# Of a build before 4-bit bases and choices of layers.
+_STATE = Path(__file__).parents[1] / "checkpoint/format_1/run/checkpoints/step-000004/run_state.json"
+OLD_PLAN = json.loads(_STATE.read_text())["plan"]
 OLD_GPU = DeviceFacts("cuda:0", "an old GPU", 16 << 30, ("fp16", "fp32"))
 
 
@@ -68,15 +76,35 @@ def test_micro_batch_fills_its_token_budget_but_never_exceeds_the_batch() -> Non
 
 
 def test_a_resume_may_spread_the_same_work_otherwise() -> None:
-    plan = Plan.model_construct(micro_batch_size=16, activation_checkpointing=False)
-    same, changes = amend_plan(plan, config(), config())
+    plan = Plan.model_construct(micro_batch_size=16, checkpointed_layers=0)
+    same, changes = amend_plan(plan, config(), config(), ARCH)
     assert (same, changes) == (plan, {})
     now = config(train={"micro_batch_size": 2, "activation_checkpointing": True})
-    amended, changes = amend_plan(plan, config(), now)
-    assert changes == {"micro_batch_size": 2, "activation_checkpointing": True}
-    assert (amended.micro_batch_size, amended.activation_checkpointing) == (2, True)
-    _, kept = amend_plan(amended, now, config())
+    amended, changes = amend_plan(plan, config(), now, ARCH)
+    assert changes == {"micro_batch_size": 2, "checkpointed_layers": ARCH.layers}
+    assert (amended.micro_batch_size, amended.checkpointed_layers) == (2, ARCH.layers)
+    _, kept = amend_plan(amended, now, config(), ARCH)
     assert kept == {}
+    fewer = config(train={"activation_checkpointing": 3})
+    assert amend_plan(amended, now, fewer, ARCH)[0].checkpointed_layers == 3
+    with pytest.raises(ConfigError, match=f"at most {ARCH.layers}"):
+        amend_plan(amended, now, config(train={"activation_checkpointing": ARCH.layers + 1}), ARCH)
+
+
+@pytest.mark.parametrize(("was", "layers"), [(False, 0), (True, ARCH.layers)])
+def test_a_plan_of_an_earlier_build_says_which_layers_recompute(was: bool, layers: int) -> None:
+    plan = read_plan({**OLD_PLAN, "activation_checkpointing": was}, config(), ARCH)
+    assert plan.checkpointed_layers == layers
+    assert read_plan(plan.model_dump(mode="json"), config(), ARCH) == plan
+
+
+def test_a_plan_without_a_quantisation_had_that_of_its_engine() -> None:
+    old = {**OLD_PLAN, "activation_checkpointing": False}
+    packed = config(model={"name": "m", "quantization": "4bit"})
+    assert read_plan({**old, "engine": "mlx"}, packed, ARCH).quantization == "4bit"
+    assert read_plan(old, packed, ARCH).quantization == "nf4"
+    assert read_plan(old, config(), ARCH).quantization == "none"
+    assert read_plan({**old, "quantization": "none"}, packed, ARCH).quantization == "none"
 
 
 def test_learning_rate_follows_what_is_trained() -> None:

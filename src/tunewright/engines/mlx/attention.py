@@ -19,16 +19,17 @@ from tunewright.engines.mlx.load import BaseModel, hidden_layers
 Mask = mx.array | str
 
 
-def hidden_states(base: BaseModel, tokens_KN: mx.array, *, recompute: bool = False) -> mx.array:
+def hidden_states(base: BaseModel, tokens_KN: mx.array, *, checkpointed_layers: int = 0) -> mx.array:
     """[K, N, D] hidden states after the final norm.
 
-    recompute: layers forget what they computed and do it again in the backward pass.
+    checkpointed_layers: the first so many forget what they computed and do it again in the backward pass.
     """
     inner: Any = base.module["model"]
     hidden_KND = embed(base, tokens_KN)
     masks = layer_masks(base.windows, tokens_KN.shape[1], boolean=base.family.boolean_mask)
-    for layer, mask in zip(hidden_layers(base), masks, strict=True):
-        hidden_KND = _recomputed(layer, mask)(hidden_KND) if recompute else layer(hidden_KND, mask)
+    for number, (layer, mask) in enumerate(zip(hidden_layers(base), masks, strict=True)):
+        recomputed = number < checkpointed_layers
+        hidden_KND = _recomputed(layer, mask)(hidden_KND) if recomputed else layer(hidden_KND, mask)
     return inner.norm(hidden_KND)
 
 

@@ -103,7 +103,7 @@ class MlxEngine:
             max_norm=spec.max_grad_norm,
         )  # fmt: skip
         self._parts = Parts(optimizer, RandomKey(spec.seed), build_loss_scale(spec.precision))
-        self._passes = Passes(base, DTYPES[spec.precision], recompute=spec.activation_checkpointing)
+        self._passes = Passes(base, DTYPES[spec.precision], checkpointed_layers=spec.checkpointed_layers)
         self._grouping = _CPU_GROUPING if device == "cpu" else _GPU_GROUPING
         self._losses: list[mx.array] = []
         self._rights: list[mx.array] = []

@@ -23,8 +23,8 @@ class Passes:
     fp32 values that train between passes.
     """
 
-    def __init__(self, base: BaseModel, compute: mx.Dtype, *, recompute: bool) -> None:
-        self._base, self._compute, self._recompute = base, compute, recompute
+    def __init__(self, base: BaseModel, compute: mx.Dtype, *, checkpointed_layers: int) -> None:
+        self._base, self._compute, self._checkpointed_layers = base, compute, checkpointed_layers
         trained = dict(tree_flatten(base.module.trainable_parameters()))
         held: dict[str, mx.array] = dict(tree_flatten(base.module.parameters()))
         # Frozen weights stored wider than they are computed with are rounded in each pass.
@@ -56,7 +56,7 @@ class Passes:
         self._install({name: self._cast(value) for name, value in values.items()})
         set_dropout_key(self._base.module, key)
         rows = DeviceRows(tokens, places, labels, weights)
-        loss, right = rows_loss(self._base, rows, recompute=self._recompute)
+        loss, right = rows_loss(self._base, rows, checkpointed_layers=self._checkpointed_layers)
         return loss * factor, loss, right
 
     def _to_cast(self, values: mx.array) -> bool:

@@ -38,9 +38,11 @@ def to_device(rows: Rows) -> DeviceRows:
     )
 
 
-def rows_loss(base: BaseModel, rows: DeviceRows, *, recompute: bool = False) -> tuple[mx.array, mx.array]:
+def rows_loss(
+    base: BaseModel, rows: DeviceRows, *, checkpointed_layers: int = 0
+) -> tuple[mx.array, mx.array]:
     """(Σ weight · negative log-likelihood, count of right argmaxes), both scalars."""
-    hidden_KND = hidden_states(base, rows.tokens_KN, recompute=recompute)
+    hidden_KND = hidden_states(base, rows.tokens_KN, checkpointed_layers=checkpointed_layers)
     hidden_LD = hidden_KND.reshape(-1, hidden_KND.shape[-1])[rows.places_L]
     size = max(1, _CHUNK_ELEMENTS // base.arch.vocab_size)
     if len(hidden_LD) <= size:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tunewright.engines.batches import Recent, check_tokens, count_labels
 from tunewright.engines.protocol import EngineFacts, EngineSpec
 from tunewright.engines.torch.attention_check import choose_attention
+from tunewright.engines.torch.checkpointing import checkpoint_layers
 from tunewright.engines.torch.determinism import only_deterministic
 from tunewright.engines.torch.device import detect_device, memory_used_bytes, raise_out_of_memory
 from tunewright.engines.torch.export import export_adapter, export_model, load_adapter
@@ -56,8 +57,7 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
         else:
             train_all(model)
         chosen = choose_kernels(model, spec, by_rows=by_rows)
-        if spec.activation_checkpointing:
-            _checkpoint_activations(model)
+        checkpoint_layers(model, spec.checkpointed_layers)
         return TorchEngine(spec, model, device, Built(attention, by_rows, parameters, chosen))
 
 
@@ -214,12 +214,3 @@ def _read_sums(sums: Sequence[DeviceSums]) -> tuple[float, int]:
         return 0.0, 0
     losses = torch.stack([one.loss for one in sums]).tolist()
     return sum(losses), int(torch.stack([one.correct for one in sums]).sum().item())
-
-
-def _checkpoint_activations(model: PreTrainedModel) -> None:
-    options = {"use_reentrant": False}
-    # transformers 5.23 renamed the method and warns about the old name; older ones have only the old one.
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
