@@ -99,8 +99,9 @@ def _documents_loss(model: Any, documents: list[Document]) -> torch.Tensor:
         {"dtype": "bf16", "precision": "bf16"},
         {"dtype": "bf16", "precision": "bf16", "quantization": "nf4"},
         {"adapter": {"dropout": 0.3}},
+        {"checkpointed_layers": 2},
     ],
-    ids=["fp32", "bf16", "nf4", "dropout"],
+    ids=["fp32", "bf16", "nf4", "dropout", "recomputed"],
 )
 def test_a_resumed_run_equals_an_undisturbed_one(changes: dict[str, Any], family_folder: FolderOf) -> None:
     folder = family_folder("qwen2")
@@ -119,6 +120,13 @@ def test_runs_are_bitwise_equal_under_deterministic(precision: str, family_folde
     first, second = (build(folder, **changes) for _ in range(2))
     assert train(first, [PACKED], DOCUMENTS) == train(second, [PACKED], DOCUMENTS)
     assert same_state(first.snapshot(), second.snapshot())
+
+
+def test_recomputed_activations_change_no_bit(family_folder: FolderOf) -> None:
+    folder = family_folder("qwen3")
+    adapter = {"dropout": 0.2}
+    kept, recomputed = (build(folder, checkpointed_layers=count, adapter=adapter) for count in (0, 3))
+    assert train(kept, [PACKED], DOCUMENTS) == train(recomputed, [PACKED], DOCUMENTS)
 
 
 def test_nf4_weights_are_those_of_the_plain_path(family_folder: FolderOf) -> None:
