@@ -194,3 +194,21 @@ def test_an_answer_does_not_wait_for_an_acknowledgement(server: RunningServer) -
     with httpx2.Client(verify=NO_CERTIFICATES) as http:
         seconds = [http.get(f"{server.url}/health").elapsed.total_seconds() for _ in range(40)]
     assert min(seconds[1:]) < 0.035
+
+
+@pytest.mark.parametrize("proxies", [(), ("10.0.0.0/8", "127.0.0.1")])
+def test_only_a_proxy_may_say_who_calls(proxies: tuple[str, ...], tmp_path: Path) -> None:
+    flags = [word for address in proxies for word in ("--proxy", address)]
+    headers = {"x-forwarded-for": "203.0.113.9, 10.1.2.3"}
+    with (
+        serve_as_process(tmp_path, "--workers", "0", *flags) as running,
+        httpx2.Client(verify=NO_CERTIFICATES) as http,
+    ):
+        http.get(f"{running.url}/v1/files", headers=headers)
+    (line,) = (tmp_path / "home" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["address"] == ("203.0.113.9" if proxies else "127.0.0.1")
+
+
+def test_what_is_no_proxy_is_named(tmp_path: Path) -> None:
+    done = serve(tmp_path, "--proxy", "everybody")
+    assert (done.returncode, "--proxy everybody is no address" in done.stderr) == (2, True)

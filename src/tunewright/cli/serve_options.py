@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,6 +57,14 @@ TlsCertOption = Annotated[
 ]
 TlsKeyOption = Annotated[
     Path | None, typer.Option(envvar="TUNEWRIGHT_TLS_KEY", help="Private key of the certificate, PEM.")
+]
+ProxyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDRESS",
+        envvar="TUNEWRIGHT_PROXY",
+        help="Proxy, or a network of them, whose X-Forwarded-For says who calls. Repeatable.",
+    ),
 ]
 DataDirOption = Annotated[
     Path | None,
@@ -116,6 +125,19 @@ def read_tls(certificate: Path | None, key: Path | None) -> Tls | None:
     if certificate is None or key is None:
         raise typer.BadParameter("--tls-cert and --tls-key belong together")
     return Tls(certificate, key)
+
+
+def read_proxies(texts: Iterable[str]) -> tuple[str, ...]:
+    """Addresses and networks. Raises typer.BadParameter."""
+    given = tuple(texts)
+    for text in given:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise typer.BadParameter(
+                f"--proxy {text} is no address or network, such as 10.0.0.0/8"
+            ) from error
+    return given
 
 
 def read_data_dir(given: Path | None) -> Path | None:

@@ -50,7 +50,7 @@ def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
         if settings.tls is None and not _is_local(settings.host):
             log.warning("keys and data cross the network unencrypted: give --tls-cert and --tls-key")
         app = build_app(service)
-        server = HttpServer(app, listener, tls=settings.tls)
+        server = HttpServer(app, listener, tls=settings.tls, proxies=settings.proxies)
         inner = None if settings.tls is None else _workers_door(app)
         ready(server.url, first)
         command = _worker_command(service, (inner or server).url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections.abc import Sequence
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,10 +22,16 @@ class HttpServer:
     and end, which only one of several servers of one application may."""
 
     def __init__(
-        self, app: ASGIApp, listener: socket.socket, *, tls: Tls | None = None, lifespan: bool = True
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        tls: Tls | None = None,
+        proxies: Sequence[str] = (),
+        lifespan: bool = True,
     ) -> None:
         self.url = _url(listener, "https" if tls else "http")
-        config = http_config(app)
+        config = http_config(app, proxies)
         config.lifespan = "auto" if lifespan else "off"
         if tls is not None:
             config.ssl_certfile, config.ssl_keyfile = str(tls.certificate), str(tls.key)

@@ -67,7 +67,8 @@ class Tls:
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
     """models: base models by the name that the API shows, and what the run file calls them. data_dir: files
-    that jobs may name. log_format: of this process and of the workers that it starts."""
+    that jobs may name. proxies: addresses that may say for whom they ask. log_format: of this process and of
+    the workers that it starts."""
 
     home: Path
     host: str = DEFAULT_HOST
@@ -79,6 +80,7 @@ class ServeSettings:
     limits: Limits = Limits()
     data_dir: Path | None = None
     tls: Tls | None = None
+    proxies: tuple[str, ...] = ()
     log_format: LogFormat = "text"
     inference: InferenceSettings = field(default_factory=InferenceSettings)
 

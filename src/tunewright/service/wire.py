@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import h11
@@ -27,8 +28,8 @@ KEEP_ALIVE_SECONDS = 75
 """Above the pause of a client that polls, which would otherwise make a connection each time."""
 
 
-def http_config(app: ASGIApp) -> uvicorn.Config:
-    """How a server of ours speaks HTTP."""
+def http_config(app: ASGIApp, proxies: Sequence[str] = ()) -> uvicorn.Config:
+    """How a server of ours speaks HTTP. proxies: addresses that may say for whom they ask."""
     return uvicorn.Config(
         app,
         http=CarefulProtocol,
@@ -38,8 +39,9 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        # Whoever is behind a proxy is told by it; nobody else may say who he is.
-        proxy_headers=False,
+        # From anybody else a header that names another address is a lie in the audit log.
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
     )
 
 
