@@ -37,10 +37,11 @@ _SERVING = re.compile(r"serving at (https?://\S+)/v1")
 @dataclass(frozen=True)
 class RunningServer:
     """A server that answers at `url`. service: its database, blobs and settings, for making keys and looking
-    behind the API."""
+    behind the API. app: the one in this process."""
 
     url: str
     service: Service
+    app: Any = None
 
     def key(self, *scopes: str, project: str = "default") -> str:
         """The secret of a new key; without scopes that of a user."""
@@ -69,12 +70,13 @@ def serve_here(settings: ServeSettings) -> Generator[RunningServer]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         service = replace(service, settings=replace(settings, port=port))
-        server = uvicorn.Server(http_config(build_app(service)))
+        app = build_app(service)
+        server = uvicorn.Server(http_config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             wait_until(lambda: server.started, "the server listens")
-            yield RunningServer(f"http://127.0.0.1:{port}", service)
+            yield RunningServer(f"http://127.0.0.1:{port}", service, app)
         finally:
             service.stopping.set()
             server.should_exit = True
@@ -140,6 +142,19 @@ def child(
         for pid in below:
             with suppress(ProcessLookupError):
                 kill_if_ours(pid)
+
+
+def server_pid(server: RunningServer) -> int:
+    """The process of a server of `serve_as_process`."""
+    home = str(server.service.settings.home).encode()
+    found: set[int] = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if b"serve" in words and home in words:
+                found.add(int(path.parent.name))
+    [pid] = found
+    return pid
 
 
 def descendants(pid: int) -> list[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, Stream
 from openai.types.fine_tuning import FineTuningJobEvent
 
-from service_server import RunningServer, chat_rows, upload, wait_until
+from service_server import RunningServer, chat_rows, serve_as_process, server_pid, upload, wait_until
 from service_worker import HandWorker, worker_by_hand
 
 
@@ -96,3 +99,19 @@ def test_one_who_hangs_up_is_forgotten(any_server: RunningServer, client: OpenAI
         next(opened)
         opened.close()
     assert client.fine_tuning.jobs.retrieve(job).id == job
+
+
+def test_a_server_that_ends_does_not_wait_for_its_streams(tmp_path: Path) -> None:
+    with serve_as_process(tmp_path, "--workers", "0") as server, server.client(max_retries=0) as client:
+        file = upload(client, chat_rows(10)).id
+        job = client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file).id
+        seen: list[FineTuningJobEvent] = []
+        reader = threading.Thread(target=lambda: seen.extend(stream(client, job)), daemon=True)
+        reader.start()
+        wait_until(lambda: seen, "the first event")
+        asked = time.monotonic()
+        os.kill(server_pid(server), signal.SIGTERM)
+        reader.join(timeout=60)
+        # Far below the time after which the test would kill it, far above what it takes.
+        assert time.monotonic() - asked < 40
+    assert len(seen) == 2

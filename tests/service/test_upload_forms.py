@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service_server import RunningServer, serve_as_process
+from service_server import RunningServer, serve_as_process, server_pid
 from tunewright.service.upload import label_of
 
 MEBIBYTE = 2**20
@@ -124,17 +124,5 @@ def test_a_large_file_goes_through_in_pieces(tmp_path: Path) -> None:
 
 def peak_memory(server: RunningServer) -> int:
     """Most memory that the server's process ever held, in bytes."""
-    [pid] = {
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if str(server.service.settings.home).encode() in _read(path)
-    }
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{server_pid(server)}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
