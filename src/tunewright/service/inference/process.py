@@ -123,11 +123,15 @@ class ModelProcess:
                 process.stdin.flush()
 
     def _listen(self, process: subprocess.Popen[str], out: IO[str]) -> None:
-        with suppress(OSError, ValueError):
+        with out, suppress(OSError, ValueError):
             for text in out:
                 event: Event = json.loads(text)
                 self._hand_on(event["id"], event)
         code = process.wait()
+        if process.stdin:
+            # Not flushed: what a dead child was to be told is gone with it.
+            with suppress(OSError):
+                process.stdin.close()
         with self._lock:
             if self._process is process:
                 self._process = None
