@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ def need_memory(facts: Facts, tokens: int, checkpointed: int, *, micro_batches: 
     earlier = gradients if micro_batches > 1 else 0
     # The gradient of the head comes first, and a tied one is added to that of the embedding at the end.
     head = arch.vocab_size * arch.hidden_size * _MASTER if trained.full else 0
-    casts = _autocast_bytes(facts)
+    casts = _autocast_bytes(facts) + _read_back_bytes(facts)
     kept, backward = kept_bytes(arch, trained, one), backward_bytes(arch, one)
     moments: dict[str, tuple[float, float, float, float]] = {
         "loss": (earlier + head, kept, logits_bytes(arch, one), casts),
@@ -132,6 +133,14 @@ def _autocast_bytes(facts: Facts) -> float:
     if facts.precision == "fp32":
         return 0.0
     return facts.trained.count * BYTES[facts.precision]
+
+
+def _read_back_bytes(facts: Facts) -> float:
+    """nf4 weights in the compute type: one layer at a time, gate and up side by side on the fast path. MLX
+    computes with packed weights."""
+    if facts.quantization != "nf4":
+        return 0.0
+    return 2 * max(math.prod(shape) for shape in facts.arch.linear_shapes) * BYTES[facts.precision]
 
 
 def _whole(size: float) -> int:

@@ -1,9 +1,11 @@
 """nf4 bases: the values, what is packed and what is not, gradients, resume, and what is refused."""
 
 import importlib
+import subprocess
 import sys
 import weakref
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -18,7 +20,7 @@ from tunewright.engines.torch import bitsandbytes_import, quantized_load
 from tunewright.engines.torch.certificate import log_probs
 from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.load import load_model
-from tunewright.engines.torch.quantize import Linear4bit
+from tunewright.engines.torch.quantize import Linear4bit, check_quantization
 from tunewright.engines.torch.quantized_load import PackOnLoad
 from tunewright.errors import EngineError, ModelError
 from tunewright.models.arch import load_arch
@@ -133,7 +135,7 @@ def test_training_lowers_the_loss_and_starts_near_the_plain_one(folder):
     losses = _steps(build_engine(build_spec(folder, quantization="nf4")), 12)
     first = _steps(build_engine(build_spec(folder)), 1)[0]
     assert losses[0] != first
-    # nf4 moves each weight by some 7 % of its block's spread; 1.2 % of the loss was measured.
+    # nf4 moves each weight by some 7 % of its block's spread.
     assert losses[0] == pytest.approx(first, rel=0.05)
     assert losses[-2] < 0.9 * losses[0]
 
@@ -198,6 +200,35 @@ def test_what_cannot_be_quantised_is_refused_before_loading(tmp_path, changes, n
     with pytest.raises(EngineError, match=named) as caught:
         build_engine(build_spec(tmp_path / "nowhere", **changes))
     assert caught.value.code == "engine.unsupported-option"
+
+
+def test_nf4_on_mps_is_refused_by_name(folder):
+    with pytest.raises(EngineError, match="nf4 does not run on this device, got mps") as caught:
+        check_quantization(build_spec(folder, quantization="nf4"), torch.device("mps"))
+    assert caught.value.code == "engine.unsupported-option"
+    assert "engine: mlx" in str(caught.value)
+
+
+def test_4bit_is_no_form_of_this_engine(folder):
+    with pytest.raises(EngineError, match="got 4bit, expected none or nf4"):
+        check_quantization(build_spec(folder, quantization="4bit"), CPU)
+
+
+def test_a_missing_bitsandbytes_is_named_with_how_to_install_it(folder):
+    code = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parents[2])]!r}
+sys.modules["bitsandbytes"] = None
+import importlib.util
+import torch
+from pathlib import Path
+from engine_cases import build_spec
+from tunewright.engines.torch.quantize import check_quantization
+check_quantization(build_spec(Path("nowhere"), quantization="nf4"), torch.device("cpu"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "nf4 needs bitsandbytes, which is not installed" in done.stderr
+    assert bitsandbytes_import.INSTALL_HINT in done.stderr
 
 
 def _export(folder, out, **changes):

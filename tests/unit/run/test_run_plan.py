@@ -17,6 +17,7 @@ from tunewright.data.stream import StepStream
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
 from tunewright.models.known import known_arch
+from tunewright.run.engine_options import resolve_quantization
 from tunewright.run.plan import (
     Plan,
     amend_plan,
@@ -157,3 +158,13 @@ def test_threads_are_those_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) 
 
 def test_versions_name_what_can_change_a_number() -> None:
     assert {"python", "numpy", "torch", "transformers"} <= installed_versions().keys()
+
+
+def test_each_engine_has_one_form_of_4_bits_and_refuses_the_other() -> None:
+    forms = {kind: config(model={"name": "m", "quantization": kind}) for kind in ("4bit", "nf4")}
+    assert resolve_quantization(forms["4bit"], "torch") == "nf4"
+    assert resolve_quantization(forms["4bit"], "mlx") == "4bit"
+    assert resolve_quantization(forms["nf4"], "torch") == "nf4"
+    with pytest.raises(ConfigError, match="nf4 with the mlx engine") as caught:
+        resolve_quantization(forms["nf4"], "mlx")
+    assert caught.value.code == "config.conflict"
