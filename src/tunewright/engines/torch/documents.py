@@ -7,16 +7,20 @@ host, and used by every layer.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tunewright.engines.torch.fast.attention import HeadIndex, Heads, build_head_index
 
 # Documents up to this length are padded to a multiple of the step; longer ones waste more than a call costs.
 LONGEST_GROUPED = 512
 GROUP_STEP = 16
+# (longest, multiple) for matrix products: at most an eighth more, and few shapes.
+_COARSE_STEPS = ((256, 16), (512, 32), (1024, 64))
 # Padding attends to itself in pieces of this length: a tail of thousands would cost like a document.
 _PADDING_PIECE = 64
 
@@ -37,9 +41,9 @@ class Documents:
     def head_index(self, row_length: int, heads: Heads) -> HeadIndex:
         """The same for attention as matrix products: where each head of each token stands."""
         if heads not in self._head_index:
-            index = self.index(row_length, torch.device("cpu"))
-            groups_KN = [group_KN.numpy() for group_KN in index.groups_KN]
-            self._head_index[heads] = build_head_index(groups_KN, len(index.places_BT), heads)
+            groups = _flat_groups(self.lengths, row_length, _padded_coarsely)
+            groups_KN = [part_KN for flat_KN, _ in groups for part_KN in _halve(flat_KN)]
+            self._head_index[heads] = build_head_index(groups_KN, len(self.lengths) * row_length, heads)
         return self._head_index[heads]
 
     def index(self, row_length: int, device: torch.device) -> _Index:
@@ -74,22 +78,10 @@ class _Index:
 
 
 def _build_index(lengths: tuple[tuple[int, ...], ...], row_length: int, device: torch.device) -> _Index:
-    groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for row, documents in enumerate(lengths):
-        start = row * row_length
-        for length in documents:
-            groups[_padded(length)].append((start, length))
-            start += length
     arrays: list[torch.Tensor] = []
     places_BT = np.full(len(lengths) * row_length, -1, dtype=np.int64)
     slots = 0
-    for padded, documents in sorted(groups.items()):
-        starts_K = np.array([start for start, _ in documents])
-        lengths_K = np.array([length for _, length in documents])
-        steps_N = np.arange(padded)
-        real_KN = steps_N < lengths_K[:, None]
-        # A padded slot repeats the first token: finite values that nothing real ever attends to.
-        flat_KN = starts_K[:, None] + np.where(real_KN, steps_N, 0)
+    for flat_KN, real_KN in _flat_groups(lengths, row_length, _padded):
         places_BT[flat_KN[real_KN]] = slots + np.flatnonzero(real_KN)
         slots += flat_KN.size
         arrays.append(torch.from_numpy(flat_KN).to(device))
@@ -97,10 +89,43 @@ def _build_index(lengths: tuple[tuple[int, ...], ...], row_length: int, device: 
     return _Index(tuple(arrays), torch.from_numpy(places_BT).to(device))
 
 
+def _flat_groups(
+    lengths: tuple[tuple[int, ...], ...], row_length: int, padded_length: Callable[[int], int]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """(flat position of each token of K documents, which are real) of each group, [K, N]."""
+    groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for row, documents in enumerate(lengths):
+        start = row * row_length
+        for length in documents:
+            groups[padded_length(length)].append((start, length))
+            start += length
+    for padded, documents in sorted(groups.items()):
+        starts_K = np.array([start for start, _ in documents])
+        lengths_K = np.array([length for _, length in documents])
+        steps_N = np.arange(padded)
+        real_KN = steps_N < lengths_K[:, None]
+        # A padded slot repeats the first token: finite values that nothing real ever attends to.
+        yield starts_K[:, None] + np.where(real_KN, steps_N, 0), real_KN
+
+
 def _padded(length: int) -> int:
     """Short documents share a group with others of nearly their length: one call instead of many. Causal
     attention never looks at what follows, so padding at the end needs no mask."""
     return -(-length // GROUP_STEP) * GROUP_STEP if length <= LONGEST_GROUPED else length
+
+
+def _padded_coarsely(length: int) -> int:
+    """For matrix products, whose library builds and keeps a kernel for each shape that it meets."""
+    step = next((step for most, step in _COARSE_STEPS if length <= most), _COARSE_STEPS[-1][1])
+    return -(-length // step) * step
+
+
+def _halve(flat_KN: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Parts of 2^n documents, for the same reason."""
+    while len(flat_KN):
+        size = 1 << (len(flat_KN).bit_length() - 1)
+        yield flat_KN[:size]
+        flat_KN = flat_KN[size:]
 
 
 def _build_sequences(
