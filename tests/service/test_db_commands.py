@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from processes import child_environment, command_line
 from service_server import RunningServer, chat_rows, serve_here, upload
 from service_worker import worker_by_hand
+from tunewright.errors import ServiceError
+from tunewright.service.db.copying import copy_database
+from tunewright.service.db.database import Database, sqlite_url
+from tunewright.service.db.migrate import upgrade
 from tunewright.service.settings import ServeSettings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -80,6 +86,21 @@ def test_a_server_moves_to_postgres(home: Path, postgres: Callable[[], str], tun
     again = tunewright("db", "copy", "--home", home, "--to", url)
     assert again.returncode == 1
     assert "error[service.database-not-empty]" in again.stderr
+
+
+def test_a_copy_that_lost_rows_is_not_kept(home: Path, tmp_path: Path) -> None:
+    source, target = Database(sqlite_url(home / "tunewright.db")), Database(sqlite_url(tmp_path / "to.db"))
+    upgrade(target)
+    with target.write() as connection:
+        connection.execute(
+            text("create trigger lossy before insert on metrics begin select raise(ignore); end")
+        )
+    with closing(source), closing(target):
+        with pytest.raises(ServiceError) as caught:
+            copy_database(source, target)
+        assert (caught.value.code, "metrics" in caught.value.what) == ("service.copy", True)
+        with target.read() as connection:
+            assert not connection.execute(text("select * from jobs")).all()
 
 
 def test_a_running_server_is_not_copied(home: Path, postgres: Callable[[], str], tunewright: Run) -> None:
