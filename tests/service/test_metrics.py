@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import ssl
 from pathlib import Path
 
 import httpx2
@@ -21,6 +23,8 @@ from tunewright.service.db.queue import note_worker
 from tunewright.service.db.tables import attempts, workers
 from tunewright.service.metrics import render_metrics
 from tunewright.service.settings import ServeSettings
+
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def scrape(server: RunningServer, *scopes: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -164,3 +168,21 @@ def test_a_database_that_is_away_shows(tmp_path: Path) -> None:
     assert "tunewright_database_up 0.0" in text
     assert "tunewright_disk_free_bytes" in text
     assert "tunewright_jobs" not in text
+
+
+def test_a_fault_of_the_server_is_counted_and_leaves_the_connection_open(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve_here(ServeSettings(home=tmp_path)) as server, server.client(max_retries=0) as client:
+        file = upload(client, chat_rows(1)).id
+        shutil.rmtree(tmp_path / "blobs" / "objects")
+        headers = {"authorization": f"Bearer {server.key()}"}
+        with httpx2.Client(verify=NO_CERTIFICATES) as http:
+            for _ in range(3):
+                answer = http.get(f"{server.url}/v1/files/{file}/content", headers=headers)
+                assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+                assert http.get(f"{server.url}/health").status_code == 200
+        found = scrape(server)
+    labels = {"method": "GET", "route": "/v1/files/{file_id}/content", "status": "500"}
+    assert value(found, "tunewright_http_requests_total", **labels) == 3
+    assert caplog.text.count("Traceback") == 3

@@ -60,6 +60,11 @@ class Observed:
 
         try:
             await self.app(scope, receive, send_observed)
+        except Exception:
+            # One that was answered with 500 was logged there. uvicorn would log it again and cut the
+            # connection, on which the caller's next request may be already.
+            if not is_noted:
+                raise
         finally:
             await note_once()
 
