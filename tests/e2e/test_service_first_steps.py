@@ -19,7 +19,7 @@ from tunewright.assets.files import DATE_SAMPLES
 ROOT = Path(__file__).parents[2]
 PAGES = {
     "README.md": r"",
-    "docs/guides/moving-from-openai.md": r"^succeeded ft:builtin:tiny:default:first:\w+ \d+$",
+    "docs/guides/moving-from-openai.md": r"^succeeded ft:builtin:tiny:default:first:\w+ \d+\nanswer: .+\d",
 }
 """Pages whose programs run as they stand, and what they print."""
 VENV = Path(sys.executable).parent.parent
@@ -87,6 +87,31 @@ def test_the_server_says_how_to_get_in(told: str) -> None:
 
 def _address(told: str) -> tuple[str, str]:
     return re.findall(r"serving at (\S+)/v1", told)[0], re.findall(r"admin key.*: (ftk_\S+)", told)[0]
+
+
+@needs_make
+def test_the_second_command_tunes_a_model_and_shows_the_difference(told: str, home: Path) -> None:
+    url, _ = _address(told)
+    done = subprocess.run(
+        [*MAKE, "demo-service", f"SERVER={url}"],
+        env=_environment(home),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The job has successfully completed" in done.stdout
+    answers = dict(
+        re.findall(r"^([\w ,]+?) {2,}.* (\S+)$", done.stdout.partition("question")[2], re.MULTILINE)
+    )
+    expected = {
+        "Oct 12, 2044": "2044-10-12",
+        "the 3rd of March, 2031": "2031-03-03",
+        "29 February 1988": "1988-02-29",
+    }
+    # Not all three: the last bits of a CPU decide about one date in twenty.
+    assert sum(answers.get(question) == answer for question, answer in expected.items()) >= 2, done.stdout
+    assert done.stdout.count("2044-10-12") + done.stdout.count("1988-02-29") <= 2, "the base knows it too"
 
 
 @needs_make
