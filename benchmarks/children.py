@@ -29,7 +29,7 @@ class Child:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
-                env=_environment(threads),
+                env=environment(threads),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -94,12 +94,12 @@ def run_child(script: str, arguments: list[str], *, threads: int, seconds: float
 def write_model_apart(name: str, folder: Path, *, dtype: str, device: str) -> None:
     """Random weights as a model folder, written by a process whose memory goes with it. Raises Failed."""
     command = [sys.executable, str(HERE / "workload.py"), name, str(folder), dtype, device]
-    done = subprocess.run(command, env=_environment(1), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed(done.stderr.strip()[-2000:])
 
 
-def _environment(threads: int) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     path = os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH"))))
     return {

@@ -10,10 +10,10 @@ from typing import Any
 # The first kind that fits counts: a flash kernel is built from matrix products as well. Names are those of
 # CUDA kernels and, on a CPU, of operators.
 KINDS = {
-    "attention": re.compile(r"flash|fmha|attention|sdpa|attn", re.IGNORECASE),
+    "attention": re.compile(r"flash|fmha|attention|sdpa|attn|_attend", re.IGNORECASE),
     "4-bit weights": re.compile(r"dequant|quantize_4bit|bitsandbytes", re.IGNORECASE),
     "matrix products": re.compile(
-        r"gemm|nvjet|xmma|cutlass|matmul|splitk|_mm_|aten::(add|b)?mm\b|aten::baddbmm|mkldnn", re.IGNORECASE
+        r"gemm|nvjet|xmma|cutlass|matmul|splitk|_mm_|aten::(add|b|baddb)?mm_?$|mkldnn", re.IGNORECASE
     ),
     "copies": re.compile(r"memcpy|memset|aten::(copy_|zero_|fill_|clone|contiguous)$", re.IGNORECASE),
 }
@@ -96,11 +96,9 @@ def _covered(spans: Iterable[Span]) -> float:
 
 
 def _spans(profiler: Any, device: str) -> list[Span]:
-    from torch.autograd.profiler_util import DeviceType
-
     events = profiler.events()
     if device == "cuda":
-        kernels = [event for event in events if event.device_type == DeviceType.CUDA]
+        kernels = [event for event in events if event.device_type.name == "CUDA"]
         return [(event.name, event.time_range.start, event.time_range.end) for event in kernels]
     # Operators call operators: what an operator does itself is taken as if it did it first.
     starts = [(event.name, event.time_range.start, event.self_cpu_time_total) for event in events]
