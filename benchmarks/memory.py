@@ -89,6 +89,7 @@ class Case:
     shape: str = "plain"
     document: int = 512
     label_share: float = 0.6
+    quantization: str = "none"
 
 
 CASES = {
@@ -105,6 +106,9 @@ CASES = {
     "LoRA, deep, 4,096 tokens": Case(4096, shape="deep", document=1024, label_share=0.3),
     "LoRA checkpointed, deep, 4,096 tokens": Case(4096, checkpointed=1.0, shape="deep", document=4096),
     "LoRA in bf16, 2,048 tokens": Case(2048, precision="bf16"),
+    "LoRA, half the layers checkpointed, 8,192 tokens": Case(8192, checkpointed=0.5),
+    "QLoRA, 256 tokens": Case(256, quantization="nf4"),
+    "QLoRA, 2,048 tokens": Case(2048, quantization="nf4"),
 }
 
 
@@ -140,7 +144,7 @@ def _run(name: str, folder: Path, heap: dict[str, str]) -> dict[str, float]:
     error = need.peak / measured - 1
     verdict = "ok" if abs(error) <= TOLERANCE else "OFF"
     sys.stdout.write(
-        f"{name:36} predicted {need.peak / MIB:7.0f} MiB  measured {measured / MIB:7.0f} MiB  "
+        f"{name:49} predicted {need.peak / MIB:7.0f} MiB  measured {measured / MIB:7.0f} MiB  "
         f"{error:+6.1%}  {verdict}\n"
     )
     sys.stdout.flush()
@@ -161,7 +165,7 @@ def predict(case: Case) -> MemoryNeed:
         kind="cpu",
         dtype=_dtype(case),
         precision=case.precision,
-        quantization="none",
+        quantization=case.quantization,
         dropout=case.dropout > 0,
         seq_len=case.tokens,
         batch_size=1,
@@ -176,6 +180,8 @@ def measure(case: Case, folder: Path) -> int:
 
     for module in ("transformers.models.qwen2.modeling_qwen2", "tunewright.engines.torch.engine"):
         import_module(module)
+    if case.quantization != "none":
+        import_module("tunewright.engines.torch.bitsandbytes_import").functional()
     batch = _draw_batch(case)
     weight = float(batch.weights_BT.sum())
     torch.ones(8, 8) @ torch.ones(8, 8)
@@ -211,7 +217,7 @@ def _build_spec(case: Case, folder: Path) -> EngineSpec:
         dtype=_dtype(case), precision=case.precision,
         attention="sdpa", adapter=_adapter(case), adapter_folder=None, optimizer="adamw", weight_decay=0.01,
         betas=(0.9, 0.999), epsilon=1e-8, max_grad_norm=1.0, checkpointed_layers=_checkpointed(case),
-        deterministic=False, seed=0,
+        quantization=case.quantization, deterministic=False, seed=0,
     )  # fmt: skip
 
 
