@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos soak bench-mlx mac-check conformance fuzz-api docs clean
+.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos soak bench bench-mlx mac-check conformance fuzz-api docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -78,6 +78,9 @@ numerics: $(VENV)/.installed-dev  ## Measure what must be equal on every model f
 large: $(VENV)/.installed  ## Train on a 2 GB file within its memory bar, stop it and resume it
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/large_data.py
 
+bench: $(VENV)/.installed-dev  ## Measure training on a CPU beside TRL + PEFT in twelve minutes
+	@$(BIN)/python benchmarks/cpu.py; status=$$?; $(BIN)/python benchmarks/tables.py && exit $$status
+
 bench-mlx: $(VENV)/.installed-dev  ## Measure the MLX engine beside mlx_lm.lora
 	@$(TEST_ENV) $(BIN)/python benchmarks/mlx_lora.py
 
@@ -87,8 +90,8 @@ mac-check:  ## On a Mac: prove the engines on Metal and MPS, measure them, and w
 	@$(BIN)/python scripts/mac_check.py
 
 check: $(VENV)/.installed-dev  ## Format, lint, import contracts, types, generated docs
-	$(BIN)/ruff format --check src tests scripts docs
-	$(BIN)/ruff check src tests scripts docs
+	$(BIN)/ruff format --check src tests scripts docs benchmarks
+	$(BIN)/ruff check src tests scripts docs benchmarks
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python docs/generate.py --check
