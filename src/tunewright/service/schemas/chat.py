@@ -25,14 +25,16 @@ Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 class _Known(BaseModel):
     """Clients send back the messages that they were sent, with fields that mean nothing here."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
 
 class Part(_Known):
     """A piece of a message. Only text is there."""
 
     type: str
+    """`text` or `refusal`."""
     text: str | None = None
+    """The text."""
     refusal: str | None = None
 
 
@@ -62,11 +64,15 @@ class ChatMessage(_Known):
     """One turn of the conversation so far."""
 
     role: Role
+    """`developer` is taken for `system`, `function` for `tool`."""
     content: Content | None = None
+    """The text, whole or in parts."""
     name: str | None = None
     tool_calls: list[ToolCallIn] | None = None
+    """Calls that the assistant made in this turn."""
     function_call: Function | None = None
     tool_call_id: str | None = None
+    """Which call a `tool` message answers."""
 
 
 class ToolFunction(_Known):
@@ -75,13 +81,16 @@ class ToolFunction(_Known):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    """JSON schema of the arguments, for the model's template."""
     strict: bool | None = None
+    """Accepted, changes nothing."""
 
 
 class Tool(_Known):
     """A tool that the model may use."""
 
     type: str
+    """`function`."""
     function: ToolFunction | None = None
 
 
@@ -89,19 +98,22 @@ class ResponseFormat(_Known):
     """The form of the answer. Only `text` is there."""
 
     type: str
+    """`text`."""
 
 
 class StreamOptions(_Known):
     """include_usage: one more chunk with token counts at the end."""
 
     include_usage: bool | None = None
+    """One more chunk at the end, with the counts of tokens."""
     include_obfuscation: bool | None = None
+    """Accepted, changes nothing."""
 
 
 class Sampling(BaseModel):
     """What chats and completions have in common."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     """A model of GET /v1/models."""
@@ -110,51 +122,77 @@ class Sampling(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """0 takes the likeliest token always; 1 if left out."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Draw from the fewest tokens that hold this probability; 1 if left out."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """The same seed gives the same answer."""
     stop: Stops | None = None
     """Up to four texts; the answer ends before the first of them."""
     presence_penalty: Penalty | None = None
+    """Taken from the score of each token that the answer has already."""
     frequency_penalty: Penalty | None = None
+    """The same for each time that the answer has it."""
     logit_bias: Bias | None = None
+    """Added to the scores of tokens, by token id."""
     stream: bool | None = None
+    """Send the answer in pieces as it is made, as server-sent events."""
     stream_options: StreamOptions | None = None
     user: str | None = None
+    """Accepted, changes nothing."""
 
 
 class ChatRequest(Sampling):
     """The body of a chat call."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    """The conversation so far."""
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens of one answer."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The older name of max_completion_tokens."""
     logprobs: bool | None = None
+    """Tell the log-probability of each token."""
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """How many likeliest tokens to tell with each; needs logprobs."""
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    """Functions that the model may call, where its template shows them."""
     tool_choice: Any = None
     """`auto` or `none`."""
     parallel_tool_calls: bool | None = None
+    """false: one call in an answer at most."""
     response_format: ResponseFormat | None = None
+    """Only `text` is there."""
     modalities: list[str] | None = None
+    """Only `["text"]` is there."""
     audio: Any = None
+    """Not there: refused unless null."""
     web_search_options: Any = None
+    """Not there: refused unless null."""
     functions: Any = None
+    """Not there: refused unless null."""
     function_call: Any = None
+    """Not there: refused unless null."""
     prediction: Any = None
-    """This and what follows is accepted and changes nothing."""
+    """Accepted, changes nothing."""
     store: bool | None = None
+    """Accepted, changes nothing."""
     metadata: dict[str, Any] | None = None
+    """Accepted, changes nothing."""
     moderation: Any = None
+    """Accepted, changes nothing."""
     safety_identifier: str | None = None
+    """Accepted, changes nothing."""
     service_tier: str | None = None
+    """Accepted, changes nothing."""
     verbosity: str | None = None
+    """Accepted, changes nothing."""
     reasoning_effort: str | None = None
+    """Accepted, changes nothing."""
     prompt_cache_key: str | None = None
+    """Accepted, changes nothing."""
     prompt_cache_retention: str | None = None
+    """Accepted, changes nothing."""
     prompt_cache_options: Any = None
+    """Accepted, changes nothing."""
 
 
 def check_chat(body: ChatRequest) -> None:

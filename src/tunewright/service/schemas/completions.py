@@ -42,7 +42,9 @@ class CompletionRequest(Sampling):
     echo: bool | None = None
     """Give the prompt back before the answer."""
     best_of: Annotated[int, Field(ge=0, le=20)] | None = None
+    """As many as `n`, or left out."""
     suffix: str | None = None
+    """Not there: refused unless null."""
 
 
 def check_completion(body: CompletionRequest) -> None:
