@@ -100,9 +100,15 @@ def _play_rounds(options: argparse.Namespace, folder: Path, measured: Measured, 
             children[name] = stack.enter_context(child)
             child.wait_until_ready()
             child.play()
+        longest = 0.0
         for number in range(options.rounds):
+            begun = perf_counter()
+            if begun - started + longest > options.minutes * 60:
+                _say(f"no time for another round within {options.minutes:g} minutes")
+                break
             for name in options.programs if number % 2 == 0 else reversed(options.programs):
                 measured.turns[name].append(children[name].play())
+            longest = max(longest, perf_counter() - begun)
             _write(options, measured, started)
             _say(f"{perf_counter() - started:4.0f} s  round {number + 1} of {options.rounds} done")
         for name, child in children.items():
@@ -141,7 +147,12 @@ def _say(line: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each program")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of each program; fewer than 5 meet no bar"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="no round is begun that would end after these"
+    )
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="NAME")
     parser.add_argument("--model", default="qwen2-55m", help="tiny to try the command out")

@@ -13,6 +13,7 @@ from workload import SHAPES
 
 RANK = 16
 LOSS_STEPS = 6
+LEAST_ROUNDS = 5
 # ratio: (of, against, what it is of, bar, whether the bar is the least or the most)
 BARS = {
     "speed against TRL packed": ("ours", "trl_packed", "tokens_per_second", 4.0, "least"),
@@ -53,18 +54,20 @@ def summarize(measured: Measured, *, seconds: float) -> dict[str, Any]:
         for title, (of, against, what, _, _) in BARS.items()
         if complete and {of, against} <= programs.keys()
     }
+    rounds = min(map(len, measured.turns.values()))
+    met = {f"{LEAST_ROUNDS} rounds": rounds >= LEAST_ROUNDS, **_met(ratios), **losses.get("met", {})}
     device = next((r.details["device"] for r in measured.losses.values()), "unknown")
     return {
         "benchmark": "cpu",
         "model": measured.model,
         "threads": measured.threads,
-        "rounds": min(map(len, measured.turns.values())),
+        "rounds": rounds,
         "seconds": round(seconds),
         "programs": programs,
         "ratios": ratios,
         "bars": {title: [bar, kind] for title, (*_, bar, kind) in BARS.items()},
         "losses": losses,
-        "met": {**_met(ratios), **losses.get("met", {})} if complete else {},
+        "met": met if complete else {},
         "origin": describe_origin(device),
     }
 

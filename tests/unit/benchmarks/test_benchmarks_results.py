@@ -52,6 +52,12 @@ def test_bars_are_met_from_one_side_only() -> None:
     assert not met["memory against TRL packed"]
 
 
+@pytest.mark.parametrize(("rounds", "met"), [(4, False), (5, True)])
+def test_a_median_needs_five_rounds(rounds: int, met: bool) -> None:
+    result = summarize_cpu(measured({name: [100.0] * rounds for name in PROGRAMS}), seconds=1)
+    assert result["met"]["5 rounds"] is met
+
+
 def test_nothing_is_judged_before_every_process_has_reported() -> None:
     found = measured({name: [100.0] for name in PROGRAMS})
     found.reports = {}
