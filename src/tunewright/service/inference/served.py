@@ -28,7 +28,7 @@ def find_served(service: Service, key: KeyRecord, name: str) -> dict[str, str | 
         return {"name": name, "base": base, "folder": None}
     with service.database.read() as connection:
         tuned = find_model(connection, key.project, name)
-    if tuned is None:
+    if tuned is None or not tuned.files:
         raise no_such_model(name)
     base = service.settings.models.get(tuned.base)
     if base is None:

@@ -26,12 +26,12 @@ class Transfer:
 
     def send_export(self, folder: Path, kind: ArtifactKind, step: int) -> None:
         """Store a folder of exports as a checkpoint or as the model."""
-        self._send(folder, sorted(path for path in folder.rglob("*") if path.is_file()), kind, step)
+        self._send(folder, _files(folder), kind, step)
 
     def send_state(self, run: Path, checkpoint: Path, step: int) -> None:
         """Store what another machine needs to resume from this checkpoint."""
         files = [run / name for name in STATE_FILES if (run / name).exists()]
-        files += sorted(path for path in checkpoint.rglob("*") if path.is_file())
+        files += _files(checkpoint)
         self._send(run, files, "state", step)
 
     def fetch(self, files: Sequence[StoredFileModel], folder: Path) -> None:
@@ -77,3 +77,10 @@ class Transfer:
             call(lambda sha256=sha256: self._client.send_blob(sha256, by_hash[sha256]))
         artifact = NewArtifact(kind=kind, step=step, files=files)
         call(lambda: self._client.add_artifact(self._lease, artifact))
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files of a folder. Raises FileNotFoundError when it is gone, which is not the same as empty."""
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
