@@ -17,8 +17,12 @@ from sqlalchemy import func, select
 
 from processes import child_environment, command_line
 from service_server import RunningServer, descendants, serve_as_process, wait_until
+from tunewright.cli.main import run
+from tunewright.errors import ServiceError
 from tunewright.service.db.tables import workers
 from tunewright.service.schemas.lease import Claim
+from tunewright.service.serving import check_tls
+from tunewright.service.settings import Tls
 from tunewright.service.worker.client import ServerAway, ServerClient
 
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -154,26 +158,30 @@ TOML: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", TOML)
-def test_a_wrong_settings_file_is_named(name: str, tmp_path: Path) -> None:
+def test_a_wrong_settings_file_is_named(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text, told = TOML[name]
     path = tmp_path / "serve.toml"
     path.write_text(text, encoding="utf-8")
-    done = serve(tmp_path, "--config", path)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    assert run(["serve", "--home", str(tmp_path / "home"), "--config", str(path)]) == 2
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "home").exists()
 
 
-def test_wrong_certificates_are_named(tmp_path: Path) -> None:
-    done = serve(tmp_path, "--tls-cert", tmp_path / "cert.pem")
-    assert (done.returncode, "belong together" in done.stderr) == (2, True)
+def test_wrong_certificates_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--tls-cert", str(tmp_path / "cert.pem")]) == 2
+    assert "belong together" in capsys.readouterr().err
     (tmp_path / "cert.pem").write_text("no certificate", encoding="utf-8")
-    for key in ("cert.pem", "missing.pem"):
-        done = serve(tmp_path, "--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / key)
-        assert done.returncode == 1
-        assert "error[service.tls]" in done.stderr
-        assert "Traceback" not in done.stderr
+    done = serve(tmp_path, "--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "cert.pem")
+    assert done.returncode == 1
+    assert "error[service.tls]" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(ServiceError) as caught:
+        check_tls(Tls(tmp_path / "cert.pem", tmp_path / "missing.pem"))
+    assert (caught.value.code, caught.value.got) == ("service.tls", "No such file or directory")
 
 
 def test_a_worker_elsewhere_trusts_the_certificate_that_it_is_told(
@@ -209,6 +217,6 @@ def test_only_a_proxy_may_say_who_calls(proxies: tuple[str, ...], tmp_path: Path
     assert json.loads(line)["address"] == ("203.0.113.9" if proxies else "127.0.0.1")
 
 
-def test_what_is_no_proxy_is_named(tmp_path: Path) -> None:
-    done = serve(tmp_path, "--proxy", "everybody")
-    assert (done.returncode, "--proxy everybody is no address" in done.stderr) == (2, True)
+def test_what_is_no_proxy_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--proxy", "everybody"]) == 2
+    assert "--proxy everybody is no address" in capsys.readouterr().err
