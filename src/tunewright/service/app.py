@@ -17,6 +17,7 @@ from tunewright.service.db.database import DatabaseFault
 from tunewright.service.db.files import expire_files
 from tunewright.service.envelope import Refusals, RequestIds, install
 from tunewright.service.inference.model_server import ModelServer
+from tunewright.service.inference.training import make_way
 from tunewright.service.observe import Observed
 from tunewright.service.outcomes import release_expired
 from tunewright.service.patience import PatientBodies
@@ -54,7 +55,7 @@ def build_app(service: Service) -> ASGIApp:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     stop = threading.Event()
-    thread = threading.Thread(target=_keep_house, args=(app.state.service, stop), daemon=True)
+    thread = threading.Thread(target=_keep_house, args=(app, stop), daemon=True)
     thread.start()
     yield
     stop.set()
@@ -62,10 +63,13 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     app.state.model_server.process.stop()
 
 
-def _keep_house(service: Service, stop: threading.Event) -> None:
-    """Take jobs back from lost workers, store when keys were used, and remove bytes that nothing needs."""
+def _keep_house(app: FastAPI, stop: threading.Event) -> None:
+    """Take jobs back from lost workers, store when keys were used, remove bytes that nothing needs, and free
+    the accelerator for a job."""
+    service: Service = app.state.service
     while not stop.wait(service.settings.lease_seconds / 4):
         try:
+            make_way(service, app.state.model_server.process)
             with service.database.write() as connection:
                 release_expired(connection)
                 service.traffic.uses.store(connection)
