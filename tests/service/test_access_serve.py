@@ -180,7 +180,7 @@ def test_wrong_certificates_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "error[service.tls]" in done.stderr
     assert "Traceback" not in done.stderr
     with pytest.raises(ServiceError) as caught:
-        check_tls(Tls(tmp_path / "cert.pem", tmp_path / "missing.pem"))
+        check_tls(Tls(tmp_path / "missing.pem", tmp_path / "cert.pem"))
     assert (caught.value.code, caught.value.got) == ("service.tls", "No such file or directory")
 
 
