@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import typer
 
 from tunewright.cli import serve_options as options
@@ -16,6 +19,9 @@ from tunewright.cli.service import (
 )
 from tunewright.cli.settings_file import ConfigOption
 from tunewright.cli.welcome import welcome
+
+if TYPE_CHECKING:
+    from tunewright.service.settings import ServeSettings
 
 
 def command(
@@ -62,6 +68,7 @@ def command(
         data_dir=options.read_data_dir(data_dir),
         inference=InferenceSettings(inference.value, int(inference_memory * 2**30)),
     )
+    settings = _without_engine(settings)
     configure_logging(log_format.value)
     if check:
         from tunewright.service.readiness import check_server
@@ -75,3 +82,14 @@ def command(
         typer.echo("\n".join(welcome(url, key, settings.home)))
 
     run_server(settings, typer.echo, ready)
+
+
+def _without_engine(settings: ServeSettings) -> ServeSettings:
+    """The settings as they are, or on a machine that cannot train without what needs an engine."""
+    from tunewright.service.inference.settings import InferenceSettings
+    from tunewright.service.worker.loop import installed_engines
+
+    if installed_engines():
+        return settings
+    typer.echo("no engine is installed: jobs wait for workers elsewhere, chats are refused", err=True)
+    return replace(settings, workers=0, inference=InferenceSettings("off"))

@@ -80,7 +80,7 @@ def _claim_until_stopped(client: ServerClient, claim: Claim, folder: Path, stop:
 
 def check_engine() -> None:
     """Raise ServiceError where no engine is installed: such a worker would fail every job that it claims."""
-    if not _engines():
+    if not installed_engines():
         raise ServiceError(
             "this machine has no engine to train with",
             got="neither torch nor mlx",
@@ -89,14 +89,15 @@ def check_engine() -> None:
         )
 
 
-def _engines() -> list[str]:
+def installed_engines() -> list[str]:
+    """The engines that this machine could train and answer with."""
     return [name for name in ("torch", "mlx") if find_spec(name) is not None]
 
 
 def capabilities() -> dict[str, Any]:
     """What this machine has, found without loading an engine."""
     return {
-        "engines": _engines(),
+        "engines": installed_engines(),
         "platform": f"{sys.platform}-{platform.machine()}",
         "cuda": Path("/dev/nvidia0").exists(),
         "cpus": os.cpu_count() or 1,
