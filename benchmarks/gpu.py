@@ -30,6 +30,8 @@ from workload import SHAPES
 
 DOCUMENTS = {"conversations": 3000, "full": 200}
 SHARED_MEMORY = Path("/dev/shm")
+ROOM = 1.2
+"""Of the weights: shards are written beside one another, and the file system wants some."""
 LEAST_SECONDS = 20.0
 """A case is not begun with less time than this."""
 
@@ -80,30 +82,36 @@ def _fit(case: Case, options: argparse.Namespace) -> Case:
 
 
 class _Models:
-    """Model folders by name, each written when first asked for; the one before it goes, since two of 7B may
-    not fit."""
+    """Model folders by name, each written when first asked for and kept while there is room for the next."""
 
     def __init__(self, root: Path, device: str) -> None:
         self._root, self._device = root, device
-        self._held: str | None = None
 
     def folder_of(self, name: str) -> Path:
         """The folder of a model. Raises Failed."""
         folder = self._root / name
-        if self._held != name:
-            if self._held is not None:
-                shutil.rmtree(self._root / self._held)
-            self._held = None
-            write_model_apart(name, folder, dtype="bfloat16", device=self._device)
-            self._held = name
+        if not folder.exists():
+            for other in self._root.iterdir():
+                if shutil.disk_usage(self._root).free < ROOM * weight_bytes(name):
+                    shutil.rmtree(other)
+            whole = folder.with_name(f"{name}.part")
+            write_model_apart(name, whole, dtype="bfloat16", device=self._device)
+            whole.rename(folder)
         return folder
+
+
+def weight_bytes(name: str) -> int:
+    """Of a model in bf16, embedding and head counted apart."""
+    shape = SHAPES[name]
+    linear = shape.layers * sum(a * b for a, b in shape.linear_sizes)
+    return 2 * (linear + 2 * shape.hidden_size * shape.vocabulary)
 
 
 @contextmanager
 def _model_folders(options: argparse.Namespace) -> Iterator[_Models]:
     """In shared memory where it has room: models are read once a case, and disks are slow beside it."""
-    weights = max(shape.flops(1, 1, 0, 0) / 4 * 2 for shape in SHAPES.values())
-    roomy = SHARED_MEMORY.exists() and shutil.disk_usage(SHARED_MEMORY).free > 2 * weights
+    largest = max(weight_bytes(gpu_case.model) for gpu_case in gpu_cases().values())
+    roomy = SHARED_MEMORY.exists() and shutil.disk_usage(SHARED_MEMORY).free > ROOM * largest
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if roomy else None) as folder:
         yield _Models(Path(folder), options.device)
 

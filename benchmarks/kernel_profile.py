@@ -98,7 +98,8 @@ def _covered(spans: Iterable[Span]) -> float:
 def _spans(profiler: Any, device: str) -> list[Span]:
     events = profiler.events()
     if device == "cuda":
-        kernels = [event for event in events if event.device_type.name == "CUDA"]
+        # Annotated ranges are shown on the device as well, and would count the gaps between kernels.
+        kernels = [e for e in events if e.device_type.name == "CUDA" and not e.is_user_annotation]
         return [(event.name, event.time_range.start, event.time_range.end) for event in kernels]
     # Operators call operators: what an operator does itself is taken as if it did it first.
     starts = [(event.name, event.time_range.start, event.self_cpu_time_total) for event in events]
