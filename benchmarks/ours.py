@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Generator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from time import perf_counter
 
@@ -33,7 +32,6 @@ from tunewright.train.watchdog import Watchdog
 from tunewright.types import Example, StepBatch, StepStats
 
 ENDLESS = 10**9
-_FIELDS = {field.name for field in fields(EngineSpec)}
 
 
 class Losses:
@@ -122,8 +120,6 @@ def _work(batch: StepBatch) -> Work:
 
 
 def _spec(options: argparse.Namespace) -> EngineSpec:
-    asked = {"checkpointed_layers": 0, "activation_checkpointing": False, **json.loads(options.spec)}
-    chosen = {name: value for name, value in asked.items() if name in _FIELDS}
     return EngineSpec(
         model_folder=Path(options.folder),
         model_name=options.model,
@@ -138,9 +134,10 @@ def _spec(options: argparse.Namespace) -> EngineSpec:
         betas=(0.9, 0.999),
         epsilon=1e-8,
         max_grad_norm=1.0,
+        checkpointed_layers=0,
         deterministic=False,
         seed=0,
-        **chosen,
+        **json.loads(options.spec),
     )
 
 
