@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
+from tunewright.host_memory import host_memory_bytes
 
 GIB = 2**30
 
@@ -35,7 +36,7 @@ class DeviceClass:
 
     @property
     def usable_bytes(self) -> int:
-        """Memory that a run may plan with."""
+        """Memory that a run may plan with; 0 where the device does not tell."""
         return int(self.memory_bytes * _USABLE[self.kind])
 
     @property
@@ -114,7 +115,12 @@ def _local_device(configured: str) -> DeviceClass:
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         known = DEVICES["m4"]
         return DeviceClass(
-            f"{platform.processor()} Mac", "mps", _host_memory(), known.flops, known.efficiency, known.source
+            f"{platform.processor()} Mac",
+            "mps",
+            host_memory_bytes(),
+            known.flops,
+            known.efficiency,
+            known.source,
         )
     return _nvidia_device() or _cpu()
 
@@ -137,8 +143,6 @@ def _nvidia_device() -> DeviceClass | None:
 def _cpu() -> DeviceClass:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flops = {name: cores * rate for name, rate in _CPU_CORE.items()}
-    return DeviceClass(f"this machine's CPU, {cores} cores", "cpu", _host_memory(), flops, 0.5, _CPU_SOURCE)
-
-
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return DeviceClass(
+        f"this machine's CPU, {cores} cores", "cpu", host_memory_bytes(), flops, 0.5, _CPU_SOURCE
+    )

@@ -16,7 +16,7 @@ from tunewright.models.resolve import find_on_disk
 from tunewright.run.data_size import DataSize, estimate_data
 from tunewright.run.devices import DeviceClass
 from tunewright.run.engine_options import resolve_quantization
-from tunewright.run.memory import Facts, MemoryNeed
+from tunewright.run.memory import Facts, MemoryNeed, fits
 from tunewright.run.plan import resolve_dtypes
 from tunewright.run.remedies import check_fits, list_remedies
 from tunewright.run.split import Split, memory_facts, resolve_split
@@ -47,7 +47,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        return self.need.peak <= self.device.usable_bytes
+        return fits(self.need, self.device.usable_bytes)
 
     @property
     def remedies(self) -> tuple[str, ...]:

@@ -27,9 +27,9 @@ _RUNTIME_BYTES = {"cpu": 45 * 2**20, "cuda": 700 * 2**20, "mps": 300 * 2**20}
 @dataclass(frozen=True, slots=True)
 class Facts:
     """All that memory depends on but the split. kind: cpu, cuda or mps. dtype: of frozen weights; precision:
-    of computing. dropout: adapters have one. batch_size: rows of seq_len tokens in a step. step_tokens: the
-    most tokens that a step holds, None for not known. label_share: label rows over tokens; 1 is the most
-    there can be. eager: attention keeps its scores."""
+    of computing. dropout: adapters have one. batch_size: rows of seq_len tokens in a step. row_tokens: the
+    most tokens of a row, step_tokens: of a packed step; None for not known. label_share: label rows over
+    tokens; 1 is the most there can be. eager: attention keeps its scores."""
 
     arch: Arch
     trained: Trained
@@ -40,6 +40,7 @@ class Facts:
     dropout: bool
     seq_len: int
     batch_size: int
+    row_tokens: int | None = None
     step_tokens: int | None = None
     label_share: float = 1.0
     eager: bool = False
@@ -62,12 +63,17 @@ class MemoryNeed:
 
 
 def split_need(facts: Facts, rows: int, checkpointed: int) -> MemoryNeed:
-    """The memory of a run whose micro-batches hold `rows` rows of seq_len tokens."""
+    """The memory of a run whose micro-batches hold `rows` rows of seq_len tokens at most."""
     several = 2 if rows < facts.batch_size else 1
-    tokens = rows * facts.seq_len
+    tokens = rows * min(facts.seq_len, facts.row_tokens or facts.seq_len)
     if facts.step_tokens is not None and facts.step_tokens <= tokens:
         tokens, several = facts.step_tokens, 1
     return need_memory(facts, tokens, checkpointed, micro_batches=several)
+
+
+def fits(need: MemoryNeed, memory_bytes: int) -> bool:
+    """Whether a device of so much usable memory holds it; one that tells no size may."""
+    return memory_bytes <= 0 or need.peak <= memory_bytes
 
 
 def need_memory(facts: Facts, tokens: int, checkpointed: int, *, micro_batches: int = 2) -> MemoryNeed:

@@ -21,6 +21,7 @@ from tunewright.run.devices import class_of
 from tunewright.run.engine_options import resolve_kernels, resolve_optimizer, resolve_quantization
 from tunewright.run.inputs import Inputs
 from tunewright.run.remedies import check_fits
+from tunewright.run.row_lengths import with_lengths
 from tunewright.run.split import (
     count_checkpointed,
     memory_facts,
@@ -89,6 +90,7 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
     quantization = resolve_quantization(config, engine)
     place = class_of(device)
     facts = memory_facts(config, inputs.arch, place.kind, (dtype, precision), quantization)
+    facts = with_lengths(facts, config, inputs.data)
     split = resolve_split(config, facts, place.usable_bytes)
     check_fits(facts, split, place.usable_bytes, device.name)
     return Plan(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from tunewright.config.schema import AdapterConfig
 from tunewright.errors import ConfigError
 from tunewright.models.footprint import count_trained
-from tunewright.run.memory import Facts, split_need
+from tunewright.run.memory import Facts, fits, split_need
 from tunewright.run.split import Split
 
 # Rows shorter than this hold hardly a conversation.
@@ -18,7 +18,7 @@ _GIB = 2**30
 
 def check_fits(facts: Facts, split: Split, memory_bytes: int, where: str) -> None:
     """Raise ConfigError (`config.memory`), with what would make it fit, when a run needs too much."""
-    if split.need.peak <= memory_bytes:
+    if fits(split.need, memory_bytes):
         return
     raise ConfigError(
         "the run does not fit into the memory of the device",
@@ -87,4 +87,4 @@ def _adapter(facts: Facts, memory_bytes: int) -> Iterator[str]:
 
 
 def _fits(facts: Facts, rows: int, checkpointed: int, memory_bytes: int) -> bool:
-    return split_need(facts, rows, checkpointed).peak <= memory_bytes
+    return fits(split_need(facts, rows, checkpointed), memory_bytes)

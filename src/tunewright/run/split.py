@@ -13,7 +13,7 @@ from tunewright.config.schema import RunConfig
 from tunewright.errors import ConfigError
 from tunewright.models.arch import Arch
 from tunewright.models.footprint import count_trained
-from tunewright.run.memory import Facts, MemoryNeed, split_need
+from tunewright.run.memory import Facts, MemoryNeed, fits, split_need
 
 AUTO_MICRO_BATCH_TOKENS = 8192
 """Tokens of one micro-batch under `micro_batch_size: auto`: enough to keep two cores or a GPU busy."""
@@ -75,7 +75,7 @@ def choose_split(
     rows: int | Literal["auto"] = "auto",
     checkpointed: int | Literal["auto"] = "auto",
 ) -> Split:
-    """As resolve_split, from facts alone."""
+    """As resolve_split, from facts alone. memory_bytes: 0 for not known, and then all splits fit."""
 
     def split(rows: int, layers: int) -> Split:
         return Split(rows, layers, split_need(facts, rows, layers))
@@ -83,7 +83,7 @@ def choose_split(
     one: Split | None = None
     for candidate in _candidates(facts, rows, checkpointed):
         one = split(*candidate)
-        if one.need.peak <= memory_bytes:
+        if fits(one.need, memory_bytes):
             break
     assert one is not None
     return one

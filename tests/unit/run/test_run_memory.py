@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.config.schema import AdapterConfig
+from tunewright.errors import ConfigError
 from tunewright.models.footprint import count_trained
 from tunewright.models.known import known_arch
 from tunewright.run.memory import Facts, need_memory, split_need
-from tunewright.run.remedies import list_remedies
+from tunewright.run.remedies import check_fits, list_remedies
 from tunewright.run.split import choose_split
 
 GIB = 2**30
@@ -122,6 +123,15 @@ def test_every_remedy_is_named_with_the_least_that_it_takes():
     full = list(list_remedies(FULL, 1, 30 * GIB))
     assert full == ["adapter.kind: lora with checkpointing and train.micro_batch_size: 1"]
     assert list(list_remedies(LORA, 1, GIB)) == []
+
+
+def test_a_device_that_does_not_tell_its_memory_refuses_nothing():
+    split = choose_split(LORA, 0)
+    assert (split.rows, split.checkpointed) == (4, 0)
+    check_fits(LORA, split, 0, "a device")
+    with pytest.raises(ConfigError) as caught:
+        check_fits(LORA, split, GIB, "a device")
+    assert caught.value.code == "config.memory"
 
 
 def _split(facts, memory_bytes, **asked):

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
+from tunewright.host_memory import host_memory_bytes
 
 _OUT_OF_MEMORY = re.compile(r"[Uu]nable to allocate|[Aa]ttempting to allocate|[Oo]ut of memory|bad_alloc")
 # What stays free for the rest of the machine: a Metal device that is asked for more ends the process.
@@ -39,11 +40,11 @@ def detect_device(device: str) -> DeviceFacts:
             code="engine.no-device",
         )
     if name == "cpu":
-        return DeviceFacts("cpu", _cpu_name(), _host_memory_bytes(), ("fp32",))
+        return DeviceFacts("cpu", _cpu_name(), host_memory_bytes(), ("fp32",))
     info = mx.device_info()
     memory = int(info.get("max_recommended_working_set_size") or info.get("memory_size") or 0)
     label = str(info.get("device_name") or name)
-    return DeviceFacts(name, label, memory or _host_memory_bytes(), ("fp32", "bf16", "fp16"))
+    return DeviceFacts(name, label, memory or host_memory_bytes(), ("fp32", "bf16", "fp16"))
 
 
 def prepare_device(device: str) -> None:
@@ -113,10 +114,6 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _host_memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _resident_bytes() -> int:

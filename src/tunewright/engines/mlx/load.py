@@ -120,7 +120,7 @@ def _check_memory(folder: Path, dtype: mx.Dtype, quantization: str, memory_bytes
             kept = PACKED_BYTES if quantization == "4bit" and len(entry.shape) == 2 else dtype.size
             plain = entry.dtype in FLOAT_TYPES
             need += int(math.prod(entry.shape) * kept) if plain else entry.span[1] - entry.span[0]
-    if memory_bytes is not None and need > memory_bytes:
+    if memory_bytes and need > memory_bytes:
         raise EngineError(
             "the model is larger than the memory",
             where="model.name",

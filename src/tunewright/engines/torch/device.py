@@ -14,6 +14,7 @@ import torch
 
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
+from tunewright.host_memory import host_memory_bytes
 
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory")
 
@@ -33,7 +34,7 @@ def detect_device(device: str) -> DeviceFacts:
     if device == "mps":
         return _mps_facts()
     if device == "cpu":
-        return DeviceFacts("cpu", _cpu_name(), _host_memory_bytes(), _cpu_dtypes())
+        return DeviceFacts("cpu", _cpu_name(), host_memory_bytes(), _cpu_dtypes())
     raise _no_device(device, "auto, cpu, mps, cuda or cuda:N", "correct `device`")
 
 
@@ -98,7 +99,7 @@ def _mps_facts() -> DeviceFacts:
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
         if _computes_on_mps(dtype)
     )
-    return DeviceFacts("mps", _cpu_name(), _host_memory_bytes(), dtypes)
+    return DeviceFacts("mps", _cpu_name(), host_memory_bytes(), dtypes)
 
 
 def _computes_on_mps(dtype: torch.dtype) -> bool:
@@ -124,10 +125,6 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _host_memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _resident_bytes() -> int:
