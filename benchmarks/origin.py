@@ -17,6 +17,8 @@ def describe_origin(device: str) -> dict[str, Any]:
     """For a result file. device: its name as the engine tells it."""
     return {
         "device": device,
+        # At the end of a run: above its own threads, it is what else the machine did.
+        "load": os.getloadavg(),
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.platform(),
         "python": platform.python_version(),
