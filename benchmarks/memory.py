@@ -1,9 +1,10 @@
 """Predicted against measured peak memory of training on a CPU: `python benchmarks/memory.py [NAME …]`.
 
-Each configuration runs in a fresh process through the real engine: build, two optimizer steps, a copy of the
-state as a checkpoint takes it, and one more forward and backward pass while the copy is held. Measured is the
+Each configuration runs in a fresh process through the real engine: build, one optimizer step, a copy of the
+state as a checkpoint takes it, and one more step while the copy is held. Measured is the
 highest resident set above that of the process after its imports. Exit code 1 when a prediction is off by more
-than TOLERANCE.
+than TOLERANCE, or a process fails or takes longer than SECONDS. Two processes of one thread run at a time;
+each result is printed and written when it is there.
 
 The C library keeps freed memory below a threshold that it raises by itself, which makes the resident set of
 the same run differ by tens of percent. MALLOC_MMAP_THRESHOLD_ fixes it, so that what is freed is returned and
@@ -22,10 +23,14 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +45,8 @@ from tunewright.run.memory import Facts, MemoryNeed, need_memory
 from tunewright.types import Batch, Example, SourceRef
 
 TOLERANCE = 0.10
+SECONDS = 150
+AT_A_TIME = 2
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 RESULT = Path(__file__).with_suffix(".json")
 MIB = 2**20
@@ -90,6 +97,7 @@ class Case:
     document: int = 512
     label_share: float = 0.6
     quantization: str = "none"
+    kernels: str = "plain"
 
 
 CASES = {
@@ -106,6 +114,8 @@ CASES = {
     "LoRA, deep, 4,096 tokens": Case(4096, shape="deep", document=1024, label_share=0.3),
     "LoRA checkpointed, deep, 4,096 tokens": Case(4096, checkpointed=1.0, shape="deep", document=4096),
     "LoRA in bf16, 2,048 tokens": Case(2048, precision="bf16"),
+    "LoRA in bf16, fast layers, 2,048 tokens": Case(2048, precision="bf16", kernels="fast"),
+    "LoRA in bf16, fast layers, 8,192 tokens": Case(8192, precision="bf16", kernels="fast"),
     "LoRA, half the layers checkpointed, 8,192 tokens": Case(8192, checkpointed=0.5),
     "QLoRA, 256 tokens": Case(256, quantization="nf4"),
     "QLoRA, 2,048 tokens": Case(2048, quantization="nf4"),
@@ -128,31 +138,63 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name, shape in SHAPES.items():
             _save_model(shape, Path(folder) / name)
-        rows = [_run(name, Path(folder), {} if asked.default_heap else HEAP) for name in names]
-    bad = [row for row in rows if abs(row["error"]) > TOLERANCE]
-    if not asked.default_heap and len(names) == len(CASES):
-        RESULT.write_text(json.dumps({**_machine(), "tolerance": TOLERANCE, "cases": rows}, indent=1) + "\n")
+        rows = _run_all(names, Path(folder), {} if asked.default_heap else HEAP)
+    bad = [row for row in rows if "failed" in row or abs(row["error"]) > TOLERANCE]
     return 1 if bad and not asked.default_heap else 0
 
 
-def _run(name: str, folder: Path, heap: dict[str, str]) -> dict[str, float]:
-    case = CASES[name]
+def _run_all(names: Sequence[str], folder: Path, heap: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows in the order of `names`; the file is written after each when all cases are to run."""
+    found: dict[str, dict[str, Any]] = {}
+    machine = _machine()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        # The longest first, so that none is left running alone at the end.
+        order = sorted(names, key=lambda name: CASES[name].tokens, reverse=True)
+        for done in as_completed([pool.submit(_run, name, folder, heap) for name in order]):
+            row = done.result()
+            found[row["name"]] = row
+            sys.stdout.write(f"{_line(row)}\n")
+            sys.stdout.flush()
+            if heap and len(names) == len(CASES):
+                _write_result(machine, [found[name] for name in names if name in found])
+    return [found[name] for name in names]
+
+
+def _write_result(machine: dict[str, object], rows: Sequence[dict[str, Any]]) -> None:
+    left = len(CASES) - len(rows)
+    result = {**machine, "tolerance": TOLERANCE, "cases_not_run": left, "cases": rows}
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _run(name: str, folder: Path, heap: dict[str, str]) -> dict[str, Any]:
+    case, need = CASES[name], predict(CASES[name])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **heap}
     command = [sys.executable, __file__, "--child", name, str(folder / case.shape)]
-    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    measured, need = int(answer.stdout.split()[-1]), predict(case)
-    error = need.peak / measured - 1
-    verdict = "ok" if abs(error) <= TOLERANCE else "OFF"
-    sys.stdout.write(
-        f"{name:49} predicted {need.peak / MIB:7.0f} MiB  measured {measured / MIB:7.0f} MiB  "
-        f"{error:+6.1%}  {verdict}\n"
-    )
-    sys.stdout.flush()
-    parts = {part: round(size / MIB, 1) for part, size in need.parts.items()}
+    started = monotonic()
+    row: dict[str, Any] = {"name": name, "predicted_mib": round(need.peak / MIB, 1)}
+    try:
+        answer = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, check=True, text=True, timeout=SECONDS
+        )
+    except subprocess.SubprocessError as error:
+        return {**row, "failed": str(error).partition("]' ")[2]}
+    measured = int(answer.stdout.split()[-1])
     return {
-        "name": name, "predicted_mib": round(need.peak / MIB, 1), "measured_mib": round(measured / MIB, 1),
-        "error": round(error, 4), "parts_mib": parts,
+        **row, "measured_mib": round(measured / MIB, 1), "error": round(need.peak / measured - 1, 4),
+        "seconds": round(monotonic() - started, 1),
+        "parts_mib": {part: round(size / MIB, 1) for part, size in need.parts.items()},
     }  # fmt: skip
+
+
+def _line(row: dict[str, Any]) -> str:
+    start = f"{row['name']:53} predicted {row['predicted_mib']:7.0f} MiB  "
+    if "failed" in row:
+        return f"{start}FAILED: {row['failed']}"
+    verdict = "ok" if abs(row["error"]) <= TOLERANCE else "OFF"
+    return (
+        f"{start}measured {row['measured_mib']:7.0f} MiB  {row['error']:+6.1%}  {verdict}  "
+        f"{row['seconds']:.0f} s"
+    )
 
 
 def predict(case: Case) -> MemoryNeed:
@@ -170,6 +212,7 @@ def predict(case: Case) -> MemoryNeed:
         seq_len=case.tokens,
         batch_size=1,
         label_share=case.label_share,
+        fast_document=case.document if case.kernels == "fast" else 0,
     )
     return need_memory(facts, case.tokens, _checkpointed(case), micro_batches=1)
 
@@ -188,9 +231,9 @@ def measure(case: Case, folder: Path) -> int:
     Path("/proc/self/clear_refs").write_text("5")
     baseline = _status_bytes("VmRSS")
     engine = build_engine("torch", _build_spec(case, folder))
-    for _ in range(2):
-        engine.forward_backward([batch], denominator=weight)
-        engine.optim_step(lr=1e-4, skip_above=None).read()
+    assert engine.facts.kernels == case.kernels, engine.facts.path
+    engine.forward_backward([batch], denominator=weight)
+    engine.optim_step(lr=1e-4, skip_above=None).read()
     state = engine.snapshot()
     engine.forward_backward([batch], denominator=weight)
     engine.optim_step(lr=1e-4, skip_above=None).read()
@@ -217,7 +260,7 @@ def _build_spec(case: Case, folder: Path) -> EngineSpec:
         dtype=_dtype(case), precision=case.precision,
         attention="sdpa", adapter=_adapter(case), adapter_folder=None, optimizer="adamw", weight_decay=0.01,
         betas=(0.9, 0.999), epsilon=1e-8, max_grad_norm=1.0, checkpointed_layers=_checkpointed(case),
-        quantization=case.quantization, deterministic=False, seed=0,
+        quantization=case.quantization, deterministic=False, seed=0, kernels=case.kernels,
     )  # fmt: skip
 
 
@@ -252,7 +295,9 @@ def _machine() -> dict[str, object]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     return {
         "commit": commit.strip(),
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread",
+        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "threads_of_a_process": 1,
+        "processes_at_a_time": AT_A_TIME,
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy")},
         "heap": HEAP,
     }

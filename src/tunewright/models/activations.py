@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunewright.models.arch import Arch
+from tunewright.models.fast_activations import fast_backward_bytes, fast_layer_bytes
 from tunewright.models.footprint import BYTES, Trained
 
 CHUNK_ELEMENTS = 2**24
 """Logits that exist at once: the loss goes through its label rows in chunks of this size."""
+
+# The same under a head that does not train, and what of it a CPU takes in fp32 at once.
+_FROZEN_ELEMENTS = 2**23
+_BLOCK_ELEMENTS = 2**20
 
 # The last part of the names of the matrices that read what attention or the inner MLP width made; all others
 # of a block read the output of a norm.
@@ -38,6 +43,8 @@ class Pass:
     checkpointed: int
     eager_row: int = 0
     """Row length under eager attention, which keeps its scores; 0 for attention per document."""
+    fast_document: int = 0
+    """Longest document of fast layers; 0 for plain ones."""
 
 
 def kept_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
@@ -54,6 +61,8 @@ def inputs_bytes(arch: Arch, one: Pass) -> float:
 
 def layer_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
     """Bytes a token that one block keeps."""
+    if one.fast_document:
+        return fast_layer_bytes(arch, trained, one.precision, one.fast_document)
     size = BYTES[one.precision]
     wide, query, key = arch.hidden_size, arch.heads * arch.head_size, arch.kv_heads * arch.head_size
     inner = arch.intermediate_size
@@ -98,15 +107,35 @@ def _source(name: str) -> tuple[str, bool]:
     return parent, last in _OUTPUTS
 
 
-def logits_bytes(arch: Arch, one: Pass) -> float:
-    """Bytes of the logits of one chunk at their peak: the log-probabilities, the gradient by the labels and
-    that of the logits, all fp32, and 2 bytes for the gradient in 16 bits where the head computes so."""
+def logits_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
+    """Bytes of the logits of one chunk at their peak.
+
+    Under a head that trains: the log-probabilities, the gradient by the labels and that of the logits, all
+    fp32, and 2 bytes for the gradient in 16 bits where the head computes so. Under a frozen one logits become
+    their gradient in place, 16-bit ones through a block in fp32, and the gradient of the label rows is kept.
+    """
+    if _has_frozen_head(arch, trained, one):
+        rows = min(one.labels, max(1, _FROZEN_ELEMENTS // arch.vocab_size))
+        logits = rows * arch.vocab_size
+        block = 0 if one.precision == "fp32" else min(logits, _BLOCK_ELEMENTS if one.on_cpu else logits)
+        return (logits + 2 * one.labels * arch.hidden_size) * BYTES[one.precision] + block * 4
     rows = min(one.labels, max(1, CHUNK_ELEMENTS // arch.vocab_size))
     return rows * arch.vocab_size * (12 if one.precision == "fp32" else 14)
+
+
+def _has_frozen_head(arch: Arch, trained: Trained, one: Pass) -> bool:
+    return (
+        trained.other == 0
+        and "lm_head" not in trained.adapted
+        and arch.final_soft_cap is None
+        and one.precision != "fp16"
+    )
 
 
 def backward_bytes(arch: Arch, one: Pass) -> float:
     """Bytes that the backward pass through one block needs beside what it kept: gradients of the inner MLP
     width."""
+    if one.fast_document:
+        return one.tokens * fast_backward_bytes(arch, one.precision, one.fast_document)
     # Two of them at a time: the array of a third is let go of before it is made.
     return one.tokens * (2 * arch.intermediate_size + arch.hidden_size) * BYTES[one.precision]

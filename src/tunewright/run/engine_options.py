@@ -5,6 +5,8 @@ from __future__ import annotations
 from tunewright.config.schema import RunConfig
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
+from tunewright.models.arch import Arch
+from tunewright.models.fast_activations import FAMILIES
 
 
 def resolve_quantization(config: RunConfig, engine: str) -> str:
@@ -32,6 +34,22 @@ def resolve_kernels(config: RunConfig, engine: str) -> str:
     """How layers are computed, as asked: the torch engine settles `auto` on the loaded model, and MLX has one
     way."""
     return config.model.kernels if engine == "torch" else "plain"
+
+
+def expects_fast(config: RunConfig, arch: Arch, kind: str, dtypes: tuple[str, str]) -> bool:
+    """Whether layers will be fast ones on a CPU, before the engine has proved them there. kind: of device.
+    dtypes: of storage and of computing."""
+    adapter, asked = config.adapter, config.model.kernels
+    return (
+        kind == "cpu"
+        and config.engine != "mlx"
+        and (asked in ("fast", "compiled") or (asked == "auto" and dtypes[1] == "bf16"))
+        and adapter.kind == "lora"
+        and not adapter.modules_to_save
+        and dtypes[0] == dtypes[1]
+        and config.model.attention != "eager"
+        and arch.model_type in FAMILIES
+    )
 
 
 def resolve_merge_base(config: RunConfig, engine: str) -> str:

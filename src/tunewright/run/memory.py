@@ -23,13 +23,17 @@ _MASTER = 4
 # Buffers and code that a library touches when it first computes, beside arrays that a size tells.
 _RUNTIME_BYTES = {"cpu": 45 * 2**20, "cuda": 700 * 2**20, "mps": 300 * 2**20}
 
+# Matrix products in 16 bits on a CPU hold so much more.
+_RUNTIME_16_BIT = 35 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """All that memory depends on but the split. kind: cpu, cuda or mps. dtype: of frozen weights; precision:
     of computing. dropout: adapters have one. batch_size: rows of seq_len tokens in a step. row_tokens: the
     most tokens of a row, step_tokens: of a packed step; None for not known. label_share: label rows over
-    tokens; 1 is the most there can be. eager: attention keeps its scores."""
+    tokens; 1 is the most there can be. eager: attention keeps its scores. fast_document: the longest document
+    where fast layers run, 0 for plain ones."""
 
     arch: Arch
     trained: Trained
@@ -44,6 +48,7 @@ class Facts:
     step_tokens: int | None = None
     label_share: float = 1.0
     eager: bool = False
+    fast_document: int = 0
 
     @property
     def shares_memory(self) -> bool:
@@ -91,7 +96,7 @@ def need_memory(facts: Facts, tokens: int, checkpointed: int, *, micro_batches: 
     casts = _autocast_bytes(facts) + _read_back_bytes(facts)
     kept, backward = kept_bytes(arch, trained, one), backward_bytes(arch, one)
     moments: dict[str, tuple[float, float, float, float]] = {
-        "loss": (earlier + head, kept, logits_bytes(arch, one), casts),
+        "loss": (earlier + head, kept, logits_bytes(arch, trained, one), casts),
         # Each chunk of the loss adds its gradient of the head to the sum so far, in a third array.
         "head": (earlier + 3 * head, kept, 0, casts),
         "backward": (max(earlier, head), kept, 0, casts + backward),
@@ -112,7 +117,7 @@ def need_memory(facts: Facts, tokens: int, checkpointed: int, *, micro_batches: 
             "gradients": _whole(gradients),
             "activations": _whole(kept),
             "logits": _whole(logits),
-            "workspace": _whole(work + _RUNTIME_BYTES[facts.kind]),
+            "workspace": _whole(work + _runtime_bytes(facts)),
             "checkpoint copy": trained.count * (_MASTER + _MOMENTS) if facts.shares_memory else 0,
         }
     )
@@ -127,6 +132,7 @@ def _pass(facts: Facts, tokens: int, checkpointed: int) -> Pass:
         on_cpu=facts.kind == "cpu",
         checkpointed=checkpointed,
         eager_row=tokens if facts.eager else 0,
+        fast_document=facts.fast_document,
     )
 
 
@@ -147,6 +153,11 @@ def _read_back_bytes(facts: Facts) -> float:
     if facts.quantization != "nf4":
         return 0.0
     return 2 * max(math.prod(shape) for shape in facts.arch.linear_shapes) * BYTES[facts.precision]
+
+
+def _runtime_bytes(facts: Facts) -> int:
+    more = _RUNTIME_16_BIT if facts.kind == "cpu" and facts.precision != "fp32" else 0
+    return _RUNTIME_BYTES[facts.kind] + more
 
 
 def _whole(size: float) -> int:

@@ -20,6 +20,7 @@ def with_lengths(facts: Facts, config: RunConfig, data: PreparedData) -> Facts:
     files that are read row by row. Full rows of seq_len are the most there can be."""
     if data.extent is None:
         return facts
+    facts = replace(facts, fast_document=min(facts.fast_document, data.extent.longest))
     if not config.data.packing:
         return replace(facts, row_tokens=_width(data.extent.longest))
     most = _longest_rows(data.train_sources, config.train.batch_size)

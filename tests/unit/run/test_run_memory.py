@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from tunewright.config.schema import AdapterConfig
 from tunewright.errors import ConfigError
+from tunewright.models.activations import Pass, logits_bytes
+from tunewright.models.fast_activations import seen_keys
 from tunewright.models.footprint import count_trained
 from tunewright.models.known import known_arch
 from tunewright.run.memory import Facts, need_memory, split_need
@@ -132,6 +134,33 @@ def test_a_device_that_does_not_tell_its_memory_refuses_nothing():
     with pytest.raises(ConfigError) as caught:
         check_fits(LORA, split, GIB, "a device")
     assert caught.value.code == "config.memory"
+
+
+def test_fast_layers_keep_less_than_plain_ones_and_more_of_longer_documents():
+    plain = replace(LORA, kind="cpu")
+    fast = replace(plain, fast_document=64)
+    kept = [
+        need_memory(replace(fast, fast_document=n), 8192, 0).parts["activations"] for n in (64, 512, 1024)
+    ]
+    assert kept[0] < kept[1] < kept[2]
+    assert need_memory(replace(fast, fast_document=4096), 8192, 0).parts["activations"] == kept[2]
+    assert kept[0] < need_memory(plain, 8192, 0).parts["activations"]
+
+
+def test_probabilities_of_a_block_of_queries_end_with_the_block():
+    assert seen_keys(100) == 100
+    assert seen_keys(512) == (256 * 256 + 256 * 512) / 512
+    assert seen_keys(5000) == seen_keys(1024) == 640
+
+
+def test_a_head_that_trains_takes_more_than_a_frozen_one():
+    trains = replace(LORA, trained=count_trained(ARCH, AdapterConfig(modules_to_save=["lm_head"])))
+    one = Pass(4096, 4096, "bf16", dropout=False, on_cpu=True, checkpointed=0)
+    frozen = logits_bytes(ARCH, LORA.trained, one)
+    logits = ARCH.vocab_size * (2**23 // ARCH.vocab_size)
+    assert frozen == 2 * (logits + 2 * 4096 * ARCH.hidden_size) + 4 * 2**20
+    assert frozen < logits_bytes(ARCH, trains.trained, one)
+    assert logits_bytes(ARCH, FULL.trained, one) == logits_bytes(ARCH, trains.trained, one)
 
 
 def _split(facts, memory_bytes, **asked):

@@ -1,0 +1,50 @@
+"""What fast layers keep for the backward pass on a CPU: inputs of norms and of the gate, and probabilities of
+attention. Counted from the arrays that engines/torch/fast saves; masks of dropout are drawn again.
+"""
+
+# D model width, Q width of all query heads, K width of all key heads, I width inside the MLP, H heads
+
+from __future__ import annotations
+
+from tunewright.models.arch import Arch
+from tunewright.models.footprint import BYTES, Trained
+
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma"})
+"""Model types that have fast layers."""
+
+_NORMED_HEADS = frozenset({"qwen3"})
+# Probabilities are kept of documents up to this length, and computed again for longer ones.
+_LONGEST = 1024
+# Queries of a block see the keys up to its end.
+_BLOCK = 256
+
+
+def fast_layer_bytes(arch: Arch, trained: Trained, precision: str, document: int) -> float:
+    """Bytes a token that one block keeps. document: tokens of the longest one."""
+    size = BYTES[precision]
+    wide, query, key = arch.hidden_size, arch.heads * arch.head_size, arch.kv_heads * arch.head_size
+    heads = 2 * query + 2 * key
+    if arch.model_type in _NORMED_HEADS:
+        heads += query + 2 * key
+    ranks = trained.rank * len(trained.adapted) / arch.layers
+    scores = arch.heads * seen_keys(document)
+    return (2 * wide + heads + 2 * arch.intermediate_size + ranks + scores) * size
+
+
+def fast_backward_bytes(arch: Arch, precision: str, document: int) -> float:
+    """Bytes a token that the backward pass through one block needs beside what it kept: gradients of gate and
+    up in pieces and together and the input of the last matrix, or those of a block of attention."""
+    size = BYTES[precision]
+    mlp = (7 * arch.intermediate_size + 2 * arch.hidden_size) * size
+    length = min(document, _LONGEST)
+    attention = 2 * arch.heads * min(length, _BLOCK) * size
+    return max(mlp, attention)
+
+
+def seen_keys(document: int) -> float:
+    """Mean number of probabilities that are kept for a token and head, all documents of this length."""
+    length = min(document, _LONGEST)
+    ends = [min(start + _BLOCK, length) for start in range(0, length, _BLOCK)]
+    return (
+        sum((end - start) * end for start, end in zip(range(0, length, _BLOCK), ends, strict=True)) / length
+    )
