@@ -84,5 +84,25 @@ def test_rows_that_nobody_has_looked_at_are_full():
     assert _facts(_config(), data) == _full(_config())
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtypes", "model", "expected"),
+    [
+        ("cpu", ("bf16", "bf16"), {}, 150),
+        ("cpu", ("fp32", "fp32"), {}, 0),
+        ("cpu", ("fp32", "fp32"), {"kernels": "fast"}, 150),
+        ("cpu", ("fp32", "bf16"), {"kernels": "fast"}, 0),
+        ("cpu", ("bf16", "bf16"), {"kernels": "plain"}, 0),
+        ("cpu", ("bf16", "bf16"), {"attention": "eager"}, 0),
+        ("cuda", ("bf16", "bf16"), {}, 0),
+    ],
+)
+def test_fast_layers_are_expected_on_a_cpu_with_the_longest_document(kind, dtypes, model, expected):
+    data = {"train": "rows.json", "seq_len": 512}
+    config = RunConfig.model_validate({"model": {"name": "m", **model}, "data": data})
+    facts = memory_facts(config, ARCH, kind, dtypes, "none")
+    assert facts.fast_document == (512 if expected else 0)
+    assert with_lengths(facts, config, _data()).fast_document == expected
+
+
 def _full(config: RunConfig):
     return memory_facts(config, ARCH, "cuda", ("bf16", "bf16"), "none")
