@@ -83,7 +83,8 @@ def _run_name(config: RunConfig) -> Iterator[Fault]:
 
 
 def _metrics(config: RunConfig) -> Iterator[Fault]:
-    for path, names in ((("evaluate", "metrics"), config.evaluate.metrics), (("track",), config.track)):
+    track = () if config.track == "auto" else config.track
+    for path, names in ((("evaluate", "metrics"), config.evaluate.metrics), (("track",), track)):
         if len(set(names)) < len(names):
             yield Fault(path, "an entry is listed twice", got=", ".join(names))
 

@@ -287,7 +287,8 @@ class RunConfig(Section):
     """What happens to bad steps and to a run that hangs."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Held-out evaluation."""
-    track: tuple[Literal["console"], ...] = ("console",)
-    """Where metrics go besides events.jsonl, which is always written."""
+    track: Literal["auto"] | tuple[Literal["console", "wandb"], ...] = ("console",)
+    """Where metrics go besides events.jsonl, which is always written. `wandb` is Weights & Biases and needs
+    its library; `auto` is console, and wandb where it is installed."""
     run: Annotated[RunNameConfig, ShortForm("name")] = RunNameConfig()
     """Name of the run."""

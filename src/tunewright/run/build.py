@@ -26,6 +26,7 @@ from tunewright.run.parts import (
     build_loop,
     build_saving,
     build_stream,
+    build_tracked_run,
     build_watchdog,
     open_store,
 )
@@ -38,7 +39,7 @@ from tunewright.run.source_wait import SourceWait
 from tunewright.run.split import resolve_micro_batch_size
 from tunewright.run.stall import stall_handler
 from tunewright.run.summary import plan_lines
-from tunewright.trackers.fanout import open_trackers
+from tunewright.trackers.fanout import open_trackers, resolve_trackers
 from tunewright.trackers.protocol import Emit
 from tunewright.train.guard import Guard
 from tunewright.train.progress import Progress
@@ -65,6 +66,7 @@ def run_training(loaded: LoadedConfig, *, out: Path | None, resume: str | None, 
     say: prints a line for a person. Raises TunewrightError; nothing is written before all inputs are valid.
     """
     loaded = absolute_paths(loaded)
+    resolve_trackers(loaded.config.track)  # a missing library ends it here, not after loading
     if resume is None:
         folder, named = RunFolder(out or default_folder(loaded.config)), None
         check_unused(folder)
@@ -99,7 +101,7 @@ def _run(
         say(line)
     with (
         BackgroundWriter(store) as writer,
-        open_trackers(config.track, folder.events, plan.total_steps) as emit,
+        open_trackers(config.track, folder.events, build_tracked_run(config, plan, folder)) as emit,
         StopSignal() as stop,
         build_watchdog(config, stall_handler(folder.path, emit, say)) as watchdog,
     ):

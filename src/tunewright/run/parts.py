@@ -22,7 +22,7 @@ from tunewright.run.inputs import Inputs
 from tunewright.run.marks import RunMarks
 from tunewright.run.plan import Plan
 from tunewright.run.saving import Saving
-from tunewright.trackers.protocol import Emit
+from tunewright.trackers.protocol import Emit, TrackedRun
 from tunewright.train.cadence import build_cadence
 from tunewright.train.guard import Guard
 from tunewright.train.parts import Loop
@@ -110,6 +110,19 @@ def build_exports(inputs: Inputs, engine: Engine, folder: RunFolder, emit: Emit)
     """Exports of this run."""
     return Exports(
         engine, emit, folder, inputs.model.folder, inputs.chat_template, inputs.config.checkpoint.keep_exports
+    )
+
+
+def build_tracked_run(config: RunConfig, plan: Plan, folder: RunFolder) -> TrackedRun:
+    """What trackers know of the run. Without a name of its own it is called after model, method and data."""
+    method = {"none": "full", "lora": "lora" if plan.quantization == "none" else "qlora"}
+    words = (Path(config.model.name).name, method[config.adapter.kind], Path(config.data.train[0].path).stem)
+    asked = config.model_dump(mode="json")
+    return TrackedRun(
+        folder=folder.path,
+        name=config.run.name or "-".join(words),
+        total_steps=plan.total_steps,
+        config={**asked, "plan": plan.model_dump(mode="json")},
     )
 
 

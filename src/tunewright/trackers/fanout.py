@@ -5,18 +5,52 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, Literal
 
+from tunewright.errors import ConfigError
 from tunewright.trackers.console import ConsoleTracker
 from tunewright.trackers.jsonl import EventLog
-from tunewright.trackers.protocol import Emit, Tracker
+from tunewright.trackers.protocol import Emit, TrackedRun, Tracker
+from tunewright.trackers.wandb import WandbTracker
 
 # Seconds; only a disk or a terminal that hangs takes so long.
 LONGEST_EMIT = 5.0
 
-TRACKERS: dict[str, Callable[[int], Tracker]] = {"console": ConsoleTracker}
+Asked = Literal["auto"] | Sequence[str]
+Build = Callable[[TrackedRun], Tracker]
+TRACKERS: dict[str, Build] = {
+    "console": lambda run: ConsoleTracker(run.total_steps),
+    "wandb": WandbTracker,
+}
+# Trackers that need a library: `auto` leaves them out where it is not installed.
+LIBRARIES = {"wandb": "wandb"}
+
+
+def resolve_trackers(asked: Asked) -> tuple[str, ...]:
+    """Names of the trackers to start. Raises ConfigError (`config.no-tracker`) for a missing library."""
+    if asked == "auto":
+        return tuple(name for name in TRACKERS if _is_installed(name))
+    for name in asked:
+        if not _is_installed(name):
+            raise ConfigError(
+                f"{LIBRARIES[name]} is not installed",
+                where="track",
+                got=name,
+                hint=f"pip install 'tunewright[{name}]', take it out of track, or set track: auto",
+                code="config.no-tracker",
+            )
+    return tuple(asked)
+
+
+def _is_installed(name: str) -> bool:
+    if name not in LIBRARIES:
+        return True
+    spec = find_spec(LIBRARIES[name])
+    # A folder of that name, as wandb itself leaves behind, also has a spec, but no origin.
+    return spec is not None and spec.origin is not None
 
 
 class Fanout:
@@ -27,10 +61,10 @@ class Fanout:
         self._trackers = trackers
         self._lock = RLock()
 
-    def add(self, name: str, build: Callable[[int], Tracker], total_steps: int) -> None:
+    def add(self, name: str, build: Build, run: TrackedRun) -> None:
         """Start a tracker; one that does not start is reported and left out."""
         try:
-            self._trackers[name] = build(total_steps)
+            self._trackers[name] = build(run)
         except Exception as error:  # noqa: BLE001 - as in emit
             self.emit("warning", 0, message=f"tracker {name} did not start and is left out: {error}")
 
@@ -70,12 +104,13 @@ class Fanout:
 
 
 @contextmanager
-def open_trackers(names: Sequence[str], log: Path, total_steps: int) -> Generator[Emit]:
-    """The function that emits an event, for as long as the body runs. Raises OSError."""
+def open_trackers(asked: Asked, log: Path, run: TrackedRun) -> Generator[Emit]:
+    """The function that emits an event, for as long as the body runs. Raises OSError and ConfigError."""
+    names = resolve_trackers(asked)
     fanout = Fanout(EventLog(log), {})
     try:
         for name in names:
-            fanout.add(name, TRACKERS[name], total_steps)
+            fanout.add(name, TRACKERS[name], run)
         yield fanout.emit
     finally:
         fanout.close()

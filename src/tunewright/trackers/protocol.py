@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 Event = Mapping[str, Any]
@@ -49,6 +51,16 @@ EVALUATION_METRICS = {
     "valid_token_accuracy": "share",
     "perplexity": "",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """What a tracker knows of the run before its first event. config: the request with the resolved plan."""
+
+    folder: Path
+    name: str
+    total_steps: int
+    config: Mapping[str, Any]
 
 
 class Tracker(Protocol):

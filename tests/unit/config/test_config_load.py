@@ -202,7 +202,7 @@ def test_overrides_reach_everywhere(run_file):
         "model: {name: m, dtype: fp32}\ndata: {train: {path: a, weight: 2}}\nadapter: {alpha: 8}\n"
     )
     [fault] = faults_of(path, overrides=changes)
-    assert fault == "track (--set): wrong type, got null, expected a list of console"
+    assert fault == "track (--set): unknown choice, got null, expected auto or a list of console or wandb"
     config = load_config(path, overrides=[*changes, "track=[]"]).config
     assert config.data.train[0].model_dump() == {
         "path": "other.jsonl",

@@ -11,7 +11,7 @@ from tunewright.config.schema import RunConfig
 from tunewright.trackers import fanout
 from tunewright.trackers.fanout import TRACKERS, Fanout, open_trackers
 from tunewright.trackers.jsonl import EventLog, read_events
-from tunewright.trackers.protocol import Event
+from tunewright.trackers.protocol import Event, TrackedRun
 
 
 class Kept:
@@ -38,7 +38,8 @@ def _types(path: Path) -> list[str]:
 
 
 def test_table_holds_what_the_config_offers():
-    assert set(TRACKERS) == set(get_args(get_args(RunConfig.model_fields["track"].annotation)[0]))
+    listed = get_args(RunConfig.model_fields["track"].annotation)[1]
+    assert set(TRACKERS) == set(get_args(get_args(listed)[0]))
 
 
 def test_every_tracker_gets_what_the_log_has(tmp_path: Path):
@@ -77,11 +78,11 @@ def test_a_tracker_that_fails_to_close_keeps_no_other_open(tmp_path: Path):
 
 
 def test_a_tracker_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(total_steps: int) -> Kept:
-        raise RuntimeError(f"no licence for {total_steps} steps")
+    def refuse(run: TrackedRun) -> Kept:
+        raise RuntimeError(f"no licence for {run.total_steps} steps")
 
     monkeypatch.setitem(fanout.TRACKERS, "refusing", refuse)
-    with open_trackers(["refusing"], tmp_path / "a", 7) as emit:
+    with open_trackers(["refusing"], tmp_path / "a", TrackedRun(tmp_path, "r", 7, {})) as emit:
         emit("step", 1)
     events = list(read_events(tmp_path / "a"))
     assert [event["type"] for event in events] == ["warning", "step"]
@@ -89,7 +90,8 @@ def test_a_tracker_that_does_not_start_is_told(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_log_that_fails_ends_the_run(tmp_path: Path):
-    with pytest.raises(OSError, match="Is a directory"), open_trackers([], tmp_path, 3):
+    run = TrackedRun(tmp_path, "r", 3, {})
+    with pytest.raises(OSError, match="Is a directory"), open_trackers([], tmp_path, run):
         pass
     log = EventLog(tmp_path / "a")
     sender = Fanout(log, {})

@@ -1,0 +1,134 @@
+"""Weights & Biases: one run there for all attempts of a run here. The only file that imports wandb.
+
+Everything that may wait for a network happens in a thread of its own, so that a step never does. A fault
+there is raised by the next `emit`, for which the fan-out reports it and leaves this tracker out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from tunewright.files import json_bytes, replace_file
+from tunewright.trackers.jsonl import read_events
+from tunewright.trackers.protocol import EVALUATION_METRICS, STEP_METRICS, Event, TrackedRun
+
+PROJECT = "tunewright"
+METRICS: Mapping[str, Mapping[str, str]] = {"step": STEP_METRICS, "evaluation": EVALUATION_METRICS}
+# Seconds for a connection, and for what is still unsent at the end; wandb's own values are 90 and for ever.
+INIT_SECONDS = 30
+FINISH_SECONDS = 30
+# Everything above, and the start of wandb's own process.
+LONGEST_CLOSE = INIT_SECONDS + FINISH_SECONDS + 15
+
+
+class WandbTracker:
+    """Metrics of steps and evaluations, under their own names over `global_step`."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        # Here and not in the thread: two threads that import the same packages can disturb each other.
+        self._wandb: Any = import_module("wandb")
+        self._check_login()
+        self._run = run
+        self._sent = Sent()
+        # Before this attempt writes its first event, which was not sent yet.
+        self._identity = run_identity(run.folder, self._sent)
+        self._events: SimpleQueue[Event | None] = SimpleQueue()
+        self._fault: Exception | None = None
+        self._thread = Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
+
+    def emit(self, event: Event) -> None:
+        """Hand one event to the thread. Raises what the thread failed with."""
+        if self._fault is not None:
+            raise self._fault
+        self._events.put(event)
+
+    def close(self) -> None:
+        """Send what is left and end the run there; gives up after LONGEST_CLOSE seconds."""
+        self._events.put(None)
+        self._thread.join(LONGEST_CLOSE)
+
+    def _work(self) -> None:
+        try:
+            run = self._start()
+            exit_code = 1
+            try:
+                while (event := self._events.get()) is not None:
+                    if values := self._sent.new_values(event):
+                        run.log(values)
+                    if event["type"] == "run_finished":
+                        exit_code = int(event["outcome"] == "failed")
+            finally:
+                run.finish(exit_code=exit_code)
+        except Exception as error:  # noqa: BLE001 - a thread edge: whatever breaks outside must not end a run
+            self._fault = error
+
+    def _check_login(self) -> None:
+        """Without a key wandb would ask for one at the terminal, in the middle of training."""
+        wandb = self._wandb
+        if wandb.setup().settings.mode not in ("offline", "disabled") and not wandb.login(prompt=False):
+            raise ConnectionError("it has no API key: run `wandb login`, or set WANDB_MODE=offline")
+
+    def _start(self) -> Any:
+        """The run at wandb, new or gone on with."""
+        wandb = self._wandb
+        run = wandb.init(
+            id=self._identity,
+            resume="allow",
+            name=self._run.name,
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            dir=str(self._run.folder),
+            config=dict(self._run.config),
+            settings=wandb.Settings(
+                console="off", quiet=True, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS
+            ),
+        )
+        # wandb's own count only rises; a run that went back to a checkpoint would lose steps by it.
+        run.define_metric("*", step_metric="global_step")
+        if not run.offline and run.url:
+            wandb.termlog(f"this run: {run.url}")
+        return run
+
+
+class Sent:
+    """What wandb already has: steps that a restart repeats have the same values and are passed over.
+
+    After a rollback or an amendment the same steps have other values, and are sent again.
+    """
+
+    def __init__(self) -> None:
+        self._last = dict.fromkeys(METRICS, -1)
+
+    def new_values(self, event: Event) -> dict[str, Any]:
+        """The metrics of an event that were not sent before; empty when there are none."""
+        kind, step = event["type"], event["step"]
+        if kind in ("rolled_back", "amended"):
+            self._last = {name: min(last, step) for name, last in self._last.items()}
+        if kind not in METRICS or step <= self._last[kind]:
+            return {}
+        self._last[kind] = step
+        values = {name: event[name] for name in METRICS[kind] if event.get(name) is not None}
+        return {**values, "global_step": step}
+
+
+def run_identity(folder: Path, sent: Sent) -> str:
+    """The id of this run at wandb, kept in the run folder; `sent` learns what attempts before sent.
+
+    Raises OSError.
+    """
+    path = folder / "wandb.json"
+    if not path.exists():
+        identity = secrets.token_hex(8)
+        replace_file(path, [json_bytes({"id": identity})])
+        return identity
+    for event in read_events(folder / "events.jsonl"):
+        sent.new_values(event)
+    return json.loads(path.read_text(encoding="utf-8"))["id"]
