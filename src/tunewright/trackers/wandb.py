@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from time import monotonic
 from typing import Any
 
 from tunewright.files import json_bytes, replace_file
@@ -22,6 +23,9 @@ from tunewright.trackers.protocol import EVALUATION_METRICS, STEP_METRICS, Event
 
 PROJECT = "tunewright"
 METRICS: Mapping[str, Mapping[str, str]] = {"step": STEP_METRICS, "evaluation": EVALUATION_METRICS}
+MARK = "wandb.json"
+# Seconds between two marks; what was sent after the last one is sent again after a crash, with equal values.
+MARK_SECONDS = 5
 # Seconds for a connection, and for what is still unsent at the end; wandb's own values are 90 and for ever.
 INIT_SECONDS = 30
 FINISH_SECONDS = 30
@@ -37,9 +41,7 @@ class WandbTracker:
         self._wandb: Any = import_module("wandb")
         self._check_login()
         self._run = run
-        self._sent = Sent()
-        # Before this attempt writes its first event, which was not sent yet.
-        self._identity = run_identity(run.folder, self._sent)
+        self._mark = read_mark(run.folder)
         self._events: SimpleQueue[Event | None] = SimpleQueue()
         self._fault: Exception | None = None
         self._thread = Thread(target=self._work, name="wandb", daemon=True)
@@ -61,15 +63,44 @@ class WandbTracker:
             run = self._start()
             exit_code = 1
             try:
-                while (event := self._events.get()) is not None:
-                    if values := self._sent.new_values(event):
-                        run.log(values)
-                    if event["type"] == "run_finished":
-                        exit_code = int(event["outcome"] == "failed")
+                exit_code = self._send_all(run)
             finally:
                 run.finish(exit_code=exit_code)
+            self._keep_mark()
         except Exception as error:  # noqa: BLE001 - a thread edge: whatever breaks outside must not end a run
             self._fault = error
+
+    def _send_all(self, run: Any) -> int:
+        """Log what earlier attempts did not send and then this one's events, to the end; the exit code."""
+        sent, exit_code, kept = Sent(), 1, monotonic()
+        for event in self._all_events():
+            values = sent.new_values(event)
+            if event["seq"] <= self._mark["seq"]:
+                continue
+            if values:
+                run.log(values)
+            self._mark["seq"] = event["seq"]
+            if monotonic() - kept > MARK_SECONDS:
+                self._keep_mark()
+                kept = monotonic()
+            exit_code = int(event["type"] != "run_finished" or event["outcome"] == "failed")
+        return exit_code
+
+    def _all_events(self) -> Iterator[Event]:
+        """The log up to the first event of this attempt, then this attempt."""
+        first = self._events.get()
+        if first is None:
+            return
+        for event in read_events(self._run.folder / "events.jsonl"):
+            if event["seq"] >= first["seq"]:
+                break
+            yield event
+        yield first
+        while (event := self._events.get()) is not None:
+            yield event
+
+    def _keep_mark(self) -> None:
+        replace_file(self._run.folder / MARK, [json_bytes(self._mark)])
 
     def _check_login(self) -> None:
         """Without a key wandb would ask for one at the terminal, in the middle of training."""
@@ -81,7 +112,7 @@ class WandbTracker:
         """The run at wandb, new or gone on with."""
         wandb = self._wandb
         run = wandb.init(
-            id=self._identity,
+            id=self._mark["id"],
             resume="allow",
             name=self._run.name,
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
@@ -119,16 +150,17 @@ class Sent:
         return {**values, "global_step": step}
 
 
-def run_identity(folder: Path, sent: Sent) -> str:
-    """The id of this run at wandb, kept in the run folder; `sent` learns what attempts before sent.
+def read_mark(folder: Path) -> dict[str, Any]:
+    """`id` of this run at wandb and `seq` of the last event sent there, both kept in the run folder.
 
-    Raises OSError.
+    Raises OSError, and ValueError for a file that is none of ours.
     """
-    path = folder / "wandb.json"
+    path = folder / MARK
     if not path.exists():
-        identity = secrets.token_hex(8)
-        replace_file(path, [json_bytes({"id": identity})])
-        return identity
-    for event in read_events(folder / "events.jsonl"):
-        sent.new_values(event)
-    return json.loads(path.read_text(encoding="utf-8"))["id"]
+        mark: dict[str, Any] = {"id": secrets.token_hex(8), "seq": 0}
+        replace_file(path, [json_bytes(mark)])
+        return mark
+    mark = json.loads(path.read_text(encoding="utf-8"))
+    if mark.keys() != {"id", "seq"}:
+        raise ValueError(f"{path} does not hold an id and a seq")
+    return mark

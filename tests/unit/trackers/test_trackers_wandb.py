@@ -40,6 +40,22 @@ def init(**options):
     {init}
 """
 
+RUN = """
+LOGGED = []
+
+class Run:
+    offline, url = True, None
+
+    def define_metric(self, name, step_metric):
+        pass
+
+    def log(self, values):
+        LOGGED.append(values)
+
+    def finish(self, exit_code):
+        pass
+"""
+
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -138,6 +154,27 @@ def test_naming_it_without_the_library_ends_before_anything_is_loaded(tmp_path: 
     assert "error[config.no-tracker]: track: wandb is not installed" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_what_an_attempt_could_not_send_the_next_one_does(
+    tmp_path: Path, library: Any, monkeypatch: pytest.MonkeyPatch
+):
+    library("return Run()")
+    stub = tmp_path / "site" / "wandb.py"
+    stub.write_text(stub.read_text() + RUN)
+    log = tmp_path / "events.jsonl"
+    with open_trackers([], log, _run(tmp_path)) as emit:
+        _emit_steps(emit, range(1, 5))
+    for first, end in ((3, 7), (6, 9)):
+        with open_trackers(["wandb"], log, _run(tmp_path)) as emit:
+            _emit_steps(emit, range(first, end))
+    assert _warnings(tmp_path) == []
+    logged = import_module("wandb").LOGGED
+    assert [values["global_step"] for values in logged] == list(range(1, 9))
+    with open_trackers(["wandb"], log, _run(tmp_path)) as emit:
+        emit("rolled_back", 6, from_step=8)
+        _emit_steps(emit, range(7, 8))
+    assert [values["global_step"] for values in logged[8:]] == [7]
 
 
 def test_an_id_file_without_an_id_is_told(tmp_path: Path, library: Any):
