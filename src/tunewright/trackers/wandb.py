@@ -39,7 +39,6 @@ class WandbTracker:
     def __init__(self, run: TrackedRun) -> None:
         # Here and not in the thread: two threads that import the same packages can disturb each other.
         self._wandb: Any = import_module("wandb")
-        self._check_login()
         self._run = run
         self._mark = read_mark(run.folder)
         self._events: SimpleQueue[Event | None] = SimpleQueue()
@@ -60,6 +59,7 @@ class WandbTracker:
 
     def _work(self) -> None:
         try:
+            self._check_login()
             run = self._start()
             exit_code = 1
             try:
