@@ -82,7 +82,8 @@ class Training:
         # After the report: a checkpoint takes its figures from there.
         for event in events:
             self._last = event
-            path = Path(str(event.get("path", "")))
+            # The run tells its paths as it was told its folder: from where it was started.
+            path = self._folder / str(event.get("path", ""))
             if event["type"] == "checkpoint":
                 uploads.add_state(path, int(event["step"]))
             elif event["type"] == "export" and path.name != "final":
