@@ -118,12 +118,12 @@ def test_a_memory_limit_halves_the_rows_and_the_run_ends_well(tmp_path: Path) ->
 
 
 def _address_space(process: subprocess.Popen[str], run: Path) -> tuple[int, int]:
-    """Bytes of address space before the first step, and at most."""
+    """Bytes of address space when training starts, and at most."""
     before = peak = 0
     while process.poll() is None:
         size = _status_bytes(process.pid, "VmPeak")
         peak = max(peak, size)
-        if not run.exists():
+        if "run_started" not in types(run):
             before = max(before, size)
         time.sleep(0.02)
     return before, peak
