@@ -77,10 +77,10 @@ def test_the_same_step_has_the_same_fact_in_every_attempt() -> None:
 
 
 def test_warnings_are_told_without_the_folder() -> None:
-    translator = Translator(0, hidden="/secret/work/")
+    translator = Translator(0, hidden="/secret/place/")
     report = translator.report(
         [
-            event("warning", 1, message="row 3 of /secret/work/training.jsonl was cut"),
+            event("warning", 1, message="row 3 of /secret/place/training.jsonl was cut"),
             event("resumed", 2, from_step=2),
             event("rolled_back", 3, reason="three bad steps"),
             event("amended", 3, reason="micro_batch_size 2"),
