@@ -16,6 +16,7 @@ class FaultProxy:
         self.hold_answers = 0
         self.hold_requests = 0
         self.connections = 0
+        self._is_cut = False
         self._port = port
         self._free = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -30,6 +31,17 @@ class FaultProxy:
         """Deliver what was held back, in the order in which it came, and what comes from now on."""
         self._free.set()
 
+    def cut(self) -> None:
+        """Break every connection, and each that is made before `mend`."""
+        self._is_cut = True
+        for each in self._open[1:]:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self._is_cut = False
+
     def close(self) -> None:
         self._free.set()
         for each in self._open:
@@ -43,6 +55,9 @@ class FaultProxy:
             except OSError:
                 return
             self.connections += 1
+            if self._is_cut:
+                near.close()
+                continue
             far = socket.create_connection(("127.0.0.1", self._port))
             self._open += [near, far]
             holds_request, holds_answer = self.hold_requests > 0, self.hold_answers > 0

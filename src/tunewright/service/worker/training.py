@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ExitCode
-from tunewright.service.schemas.lease import Finish, Lease
+from tunewright.service.schemas.lease import EventModel, Finish, Lease, Report
 from tunewright.service.worker.checking import read_error
 from tunewright.service.worker.child import LeashedChild
 from tunewright.service.worker.client import LeaseLost, ServerClient
@@ -50,7 +50,7 @@ class Training:
             arguments.append("--resume")
         child = LeashedChild(arguments, folder=self._folder, lease_seconds=self._lease.lease_seconds)
         self._keeper.attend(child)
-        uploads = Uploads(self._transfer, self._run)
+        uploads = Uploads(self._transfer, self._run, self._warn)
         try:
             code = self._watch(child, uploads, stopping)
         finally:
@@ -88,6 +88,10 @@ class Training:
                 uploads.add_state(path, int(event["step"]))
             elif event["type"] == "export" and path.name != "final":
                 uploads.add_export(path, int(event["step"]))
+
+    def _warn(self, fact: str, message: str) -> None:
+        event = EventModel(message=message, level="warn", fact=fact)
+        self._keeper.call(lambda: self._client.report(self._lease, Report(events=[event])))
 
     def _finish(self, code: int, stopping: Callable[[], bool]) -> Finish:
         step = self._translator.step

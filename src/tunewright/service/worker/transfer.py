@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,5 +84,5 @@ class Transfer:
 def _files(folder: Path) -> list[Path]:
     """All files of a folder. Raises FileNotFoundError when it is gone, which is not the same as empty."""
     if not folder.is_dir():
-        raise FileNotFoundError(folder)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     return sorted(path for path in folder.rglob("*") if path.is_file())

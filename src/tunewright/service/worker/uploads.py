@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from tunewright.errors import ServiceError
+from tunewright.errors import TunewrightError
 from tunewright.service.worker.client import LeaseLost
 from tunewright.service.worker.transfer import Transfer
+
+RETRY_SECONDS = (1.0, 5.0)
+"""Pauses before a folder is tried again. A server that is away costs none: each call waits for it by itself."""
+_TOLD = {"state": "The state of step {step}", "checkpoint": "The checkpoint model of step {step}"}
+log = logging.getLogger("tunewright.worker")
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    kind: str
+    kind: Literal["state", "checkpoint"]
     path: Path
     step: int
 
 
 class Uploads:
-    """A thread with a queue. A folder that the run removed meanwhile is passed over: a newer one follows."""
+    """A thread with a queue. warn: takes a fact and a sentence about a folder that could not be stored; it may
+    raise as Transfer does."""
 
-    def __init__(self, transfer: Transfer, run: Path) -> None:
+    def __init__(
+        self,
+        transfer: Transfer,
+        run: Path,
+        warn: Callable[[str, str], None],
+        *,
+        retry_seconds: tuple[float, ...] = RETRY_SECONDS,
+    ) -> None:
         self._transfer = transfer
         self._run = run
+        self._warn = warn
+        self._retry_seconds = retry_seconds
         self._queue: queue.Queue[_Folder | None] = queue.Queue()
         self._newest_state = -1
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -40,22 +59,53 @@ class Uploads:
         self._queue.put(_Folder("checkpoint", path, step))
 
     def finish(self) -> None:
-        """Wait until everything is sent or the lease is lost."""
+        """Wait until everything is sent or told of, or the lease is lost."""
         self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
         while (folder := self._queue.get()) is not None:
             try:
-                self._send(folder)
-            except FileNotFoundError:
-                continue
-            except (LeaseLost, OSError, ServiceError):
-                # The attempt itself finds out as well; without these files it only starts further back.
+                self._send_or_tell(folder)
+            except LeaseLost:
+                # The attempt finds out as well; nothing of it is wanted any more.
                 return
+            except Exception:
+                # Even the warning failed. The states that follow may still go.
+                log.exception("%s of step %s: the server could not be told", folder.kind, folder.step)
+
+    def _send_or_tell(self, folder: _Folder) -> None:
+        what = _TOLD[folder.kind].format(step=folder.step)
+        fault = ""
+        for pause in (*self._retry_seconds, 0.0):
+            if self._is_superseded(folder):
+                return
+            try:
+                return self._send(folder)
+            except LeaseLost:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and is told
+                fault = _reason(error)
+                log.warning("%s was not stored: %s", what, fault, exc_info=error)
+            if not folder.path.is_dir():
+                fault = "it was removed before it could be sent"
+                break
+            time.sleep(pause)
+        if not self._is_superseded(folder):
+            self._warn(f"lost:{folder.kind}:{folder.step}", f"{what} could not be stored: {fault}")
+
+    def _is_superseded(self, folder: _Folder) -> bool:
+        return folder.kind == "state" and folder.step < self._newest_state
 
     def _send(self, folder: _Folder) -> None:
         if folder.kind == "checkpoint":
             self._transfer.send_export(folder.path, "checkpoint", folder.step)
-        elif folder.step >= self._newest_state:
+        else:
             self._transfer.send_state(self._run, folder.path, folder.step)
+
+
+def _reason(error: Exception) -> str:
+    """In words that name no path of this machine."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return error.what if isinstance(error, TunewrightError) else type(error).__name__
