@@ -24,6 +24,7 @@ NAMES_ELSEWHERE = {
     "fp16": "train.precision",
     "gradient_accumulation_steps": "train.micro_batch_size",
     "gradient_checkpointing": "train.activation_checkpointing",
+    "logging_steps": "logging.every_steps",
     "lora": "adapter",
     "lora_alpha": "adapter.alpha",
     "lora_dropout": "adapter.dropout",

@@ -254,6 +254,13 @@ class EvaluateConfig(Section):
     """Metrics reported beside the held-out loss."""
 
 
+class LoggingConfig(Section):
+    every_steps: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Steps between two reports on the terminal and to outside trackers. A report has the means of its steps
+    (loss, gradient norm, accuracy, seconds) and the last learning rate and epoch. `auto` prints a line every
+    ten seconds and sends each step. events.jsonl and the API have every step in any case."""
+
+
 class RunNameConfig(Section):
     name: str | None = None
     """Name of the run and of its folder below runs/. Default: model, data and time."""
@@ -290,5 +297,7 @@ class RunConfig(Section):
     track: Literal["auto"] | tuple[Literal["console", "wandb"], ...] = ("console",)
     """Where metrics go besides events.jsonl, which is always written. `wandb` is Weights & Biases and needs
     its library; `auto` is console, and wandb where it is installed."""
+    logging: LoggingConfig = LoggingConfig()
+    """How often a run reports."""
     run: Annotated[RunNameConfig, ShortForm("name")] = RunNameConfig()
     """Name of the run."""

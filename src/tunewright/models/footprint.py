@@ -22,13 +22,15 @@ _HEAD = "lm_head"
 @dataclass(frozen=True, slots=True)
 class Trained:
     """What trains, in parameters. lora: those of the adapters; other: those of modules trained in full; full:
-    the whole model does. adapted: names of the modules with an adapter; rank: that of each."""
+    the whole model does. adapted: names of the modules with an adapter; rank: that of each. sizes: of each
+    array."""
 
     lora: int
     other: int
     full: bool
     adapted: frozenset[str]
     rank: int
+    sizes: tuple[int, ...]
 
     @property
     def count(self) -> int:
@@ -39,7 +41,8 @@ def count_trained(arch: Arch, adapter: AdapterConfig) -> Trained:
     """What `adapter` trains of a model. Biases, which are few, do not count. Raises ConfigError for a target
     that is not there."""
     if adapter.kind == "none":
-        return Trained(0, arch.parameters, full=True, adapted=frozenset(), rank=0)
+        sizes = _all_sizes(arch)
+        return Trained(0, arch.parameters, full=True, adapted=frozenset(), rank=0, sizes=sizes)
     shapes = dict(zip(arch.linear_modules, arch.linear_shapes, strict=True))
     head = None if adapter.targets == ALL_LINEAR else _HEAD
     names = [*shapes, *([head] if head else [])]
@@ -47,14 +50,26 @@ def count_trained(arch: Arch, adapter: AdapterConfig) -> Trained:
     saved = [name for name in shapes if any(is_named(name, want) for want in adapter.modules_to_save)]
     embeddings = sum("embed" in want for want in adapter.modules_to_save)
     adapted = [name for name in match_targets(names, adapter.targets) if name not in saved]
+    pairs = [adapter.rank * width for name in adapted for width in shapes[name]]
+    whole = [math.prod(shapes[name]) for name in saved] + embeddings * [arch.vocab_size * arch.hidden_size]
     return Trained(
-        lora=adapter.rank * sum(sum(shapes[name]) for name in adapted),
-        other=sum(math.prod(shapes[name]) for name in saved)
-        + embeddings * arch.vocab_size * arch.hidden_size,
+        lora=sum(pairs),
+        other=sum(whole),
         full=False,
         adapted=frozenset(adapted),
         rank=adapter.rank,
+        sizes=(*pairs, *whole),
     )
+
+
+def _all_sizes(arch: Arch) -> tuple[int, ...]:
+    """Of all arrays. What is neither matrix nor embedding is small: norms, of the model's width each."""
+    matrices = [math.prod(shape) for shape in arch.linear_shapes]
+    tables = arch.embedding_parameters // (arch.vocab_size * arch.hidden_size)
+    outer = tables * [arch.vocab_size * arch.hidden_size]
+    rest = arch.parameters - sum(matrices) - sum(outer)
+    norms, odd = divmod(rest, arch.hidden_size)
+    return (*matrices, *outer, *(norms * [arch.hidden_size]), *([odd] if odd else []))
 
 
 def base_bytes(arch: Arch, dtype: str, quantization: str = "none") -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tunewright.config.schema import RunConfig
-from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
 from tunewright.models.arch import Arch
 from tunewright.models.fast_activations import FAMILIES
@@ -24,10 +23,10 @@ def resolve_quantization(config: RunConfig, engine: str) -> str:
     return "nf4" if kind == "4bit" and engine == "torch" else kind
 
 
-def resolve_optimizer(config: RunConfig, engine: str, device: DeviceFacts) -> str:
-    """The update rule that runs. 8-bit and paged moments are for torch on CUDA, and nothing but memory speaks
-    for them, so elsewhere it is plain AdamW."""
-    return config.train.optimizer if engine == "torch" and device.device.startswith("cuda") else "adamw"
+def resolve_optimizer(config: RunConfig, engine: str, kind: str) -> str:
+    """The update rule that runs on this kind of device. 8-bit and paged moments are for torch on CUDA, and
+    nothing but memory speaks for them, so elsewhere it is plain AdamW. `auto` on CUDA is torch."""
+    return config.train.optimizer if engine != "mlx" and kind == "cuda" else "adamw"
 
 
 def resolve_kernels(config: RunConfig, engine: str) -> str:

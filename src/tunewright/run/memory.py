@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tunewright.models.activations import (
     Pass,
@@ -16,9 +16,8 @@ from tunewright.models.activations import (
 )
 from tunewright.models.arch import Arch
 from tunewright.models.footprint import BYTES, Trained, base_bytes
+from tunewright.models.moments import count_moments
 
-# AdamW keeps two fp32 moments of what trains.
-_MOMENTS = 2 * 4
 _MASTER = 4
 # Buffers and code that a library touches when it first computes, beside arrays that a size tells.
 _RUNTIME_BYTES = {"cpu": 45 * 2**20, "cuda": 700 * 2**20, "mps": 300 * 2**20}
@@ -31,9 +30,9 @@ _RUNTIME_16_BIT = 35 * 2**20
 class Facts:
     """All that memory depends on but the split. kind: cpu, cuda or mps. dtype: of frozen weights; precision:
     of computing. dropout: adapters have one. batch_size: rows of seq_len tokens in a step. row_tokens: the
-    most tokens of a row, step_tokens: of a packed step; None for not known. label_share: label rows over
-    tokens; 1 is the most there can be. eager: attention keeps its scores. fast_document: the longest document
-    where fast layers run, 0 for plain ones."""
+    most tokens of a row, step_tokens: of a packed step, held_out_tokens: of held-out examples packed
+    together; None for not known. label_share: label rows over tokens; 1 is the most there can be. eager:
+    attention keeps its scores. fast_document: the longest document where fast layers run, else 0."""
 
     arch: Arch
     trained: Trained
@@ -46,9 +45,11 @@ class Facts:
     batch_size: int
     row_tokens: int | None = None
     step_tokens: int | None = None
+    held_out_tokens: int | None = None
     label_share: float = 1.0
     eager: bool = False
     fast_document: int = 0
+    optimizer: str = "adamw"
 
     @property
     def shares_memory(self) -> bool:
@@ -58,9 +59,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes at the moment when most is held, part by part."""
+    """Bytes of the device at the moment when most is held, part by part. host: what lies beside it, where the
+    host has memory of its own; paged moments among it are on the device while that has room."""
 
     parts: Mapping[str, int]
+    host: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def peak(self) -> int:
@@ -71,9 +74,10 @@ def split_need(facts: Facts, rows: int, checkpointed: int) -> MemoryNeed:
     """The memory of a run whose micro-batches hold `rows` rows of seq_len tokens at most."""
     several = 2 if rows < facts.batch_size else 1
     tokens = rows * min(facts.seq_len, facts.row_tokens or facts.seq_len)
+    held_out = tokens if facts.held_out_tokens is None else min(tokens, facts.held_out_tokens)
     if facts.step_tokens is not None and facts.step_tokens <= tokens:
         tokens, several = facts.step_tokens, 1
-    return need_memory(facts, tokens, checkpointed, micro_batches=several)
+    return need_memory(facts, tokens, checkpointed, micro_batches=several, held_out=held_out)
 
 
 def fits(need: MemoryNeed, memory_bytes: int) -> bool:
@@ -81,11 +85,13 @@ def fits(need: MemoryNeed, memory_bytes: int) -> bool:
     return memory_bytes <= 0 or need.peak <= memory_bytes
 
 
-def need_memory(facts: Facts, tokens: int, checkpointed: int, *, micro_batches: int = 2) -> MemoryNeed:
+def need_memory(
+    facts: Facts, tokens: int, checkpointed: int, *, micro_batches: int = 2, held_out: int = 0
+) -> MemoryNeed:
     """The most memory of a run whose micro-batches hold `tokens` tokens, above what the process had before.
 
     checkpointed: the first so many layers recompute their activations. micro_batches: of one step; with
-    several, gradients are there while activations are.
+    several, gradients are there while activations are. held_out: tokens of a micro-batch of an evaluation.
     """
     one = _pass(facts, tokens, checkpointed)
     arch, trained = facts.arch, facts.trained
@@ -108,19 +114,36 @@ def need_memory(facts: Facts, tokens: int, checkpointed: int, *, micro_batches: 
         share = checkpointed / arch.layers
         done = max(earlier, head, (1 - share) * gradients)
         moments["recompute"] = (done, inputs_bytes(arch, one), 0, casts + backward + again)
+    moments |= _evaluation(facts, held_out)
     gradients, kept, logits, work = max(moments.values(), key=sum)
+    optimizer = count_moments(trained.sizes, facts.optimizer)
+    copy = trained.count * _MASTER + optimizer.held + optimizer.paged
     return MemoryNeed(
         {
             "weights": _whole(_weights(facts)),
             "adapters": 0 if trained.full else trained.count * _MASTER,
-            "optimizer": trained.count * _MOMENTS,
+            "optimizer": optimizer.held,
             "gradients": _whole(gradients),
             "activations": _whole(kept),
             "logits": _whole(logits),
             "workspace": _whole(work + _runtime_bytes(facts)),
-            "checkpoint copy": trained.count * (_MASTER + _MOMENTS) if facts.shares_memory else 0,
-        }
+            "checkpoint copy": copy if facts.shares_memory else 0,
+        },
+        {} if facts.shares_memory else {"paged optimizer": optimizer.paged, "checkpoint copy": copy},
     )
+
+
+def _evaluation(facts: Facts, tokens: int) -> dict[str, tuple[float, float, float, float]]:
+    """The moments of an evaluation, which keeps nothing: inside a block, whose arrays count as if it kept all
+    of them, and at the loss."""
+    one = _pass(facts, tokens, 0)
+    stream = tokens * facts.arch.hidden_size * BYTES[facts.precision]
+    inside = tokens * layer_bytes(facts.arch, facts.trained, one)
+    casts = _autocast_bytes(facts) + _read_back_bytes(facts)
+    return {
+        "held-out block": (0, stream, 0, casts + inside),
+        "held-out loss": (0, stream, logits_bytes(facts.arch, facts.trained, one), casts),
+    }
 
 
 def _pass(facts: Facts, tokens: int, checkpointed: int) -> Pass:

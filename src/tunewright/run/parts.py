@@ -117,12 +117,13 @@ def build_tracked_run(config: RunConfig, plan: Plan, folder: RunFolder) -> Track
     """What trackers know of the run. Without a name of its own it is called after model, method and data."""
     method = {"none": "full", "lora": "lora" if plan.quantization == "none" else "qlora"}
     words = (Path(config.model.name).name, method[config.adapter.kind], Path(config.data.train[0].path).stem)
-    asked = config.model_dump(mode="json")
+    asked, every = config.model_dump(mode="json"), config.logging.every_steps
     return TrackedRun(
         folder=folder.path,
         name=config.run.name or "-".join(words),
         total_steps=plan.total_steps,
         config={**asked, "plan": plan.model_dump(mode="json")},
+        report_every=None if every == "auto" else every,
     )
 
 

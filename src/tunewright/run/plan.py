@@ -109,7 +109,7 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
         micro_batch_size=split.rows,
         memory_peak_bytes=split.need.peak,
         memory_usable_bytes=place.usable_bytes,
-        optimizer=resolve_optimizer(config, engine, device),
+        optimizer=resolve_optimizer(config, engine, place.kind),
         learning_rate=resolve_learning_rate(config),
         total_steps=resolve_total_steps(config, stream),
         steps_per_epoch=stream.count_steps(1.0),

@@ -17,7 +17,7 @@ from tunewright.run.plan import Plan
 # Settings that spread the same work otherwise: a resume may change them, which is recorded as an amendment.
 AMENDABLE = ("train.micro_batch_size", "train.activation_checkpointing")
 # Settings that say when to look and to save, never what is learned. Data files are compared by content.
-FREE_SETTINGS = ("checkpoint.", "evaluate.", "track", "run.", "data.eval", "data.train")
+FREE_SETTINGS = ("checkpoint.", "evaluate.", "logging.", "track", "run.", "data.eval", "data.train")
 
 
 def load_request(

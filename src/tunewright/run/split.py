@@ -13,7 +13,7 @@ from tunewright.config.schema import RunConfig
 from tunewright.errors import ConfigError
 from tunewright.models.arch import Arch
 from tunewright.models.footprint import count_trained
-from tunewright.run.engine_options import expects_fast
+from tunewright.run.engine_options import expects_fast, resolve_optimizer
 from tunewright.run.memory import Facts, MemoryNeed, fits, split_need
 
 AUTO_MICRO_BATCH_TOKENS = 8192
@@ -49,6 +49,7 @@ def memory_facts(
         batch_size=_rows_per_step(config),
         eager=config.model.attention == "eager",
         fast_document=config.data.seq_len if expects_fast(config, arch, kind, dtypes) else 0,
+        optimizer=resolve_optimizer(config, config.engine, kind),
     )
 
 

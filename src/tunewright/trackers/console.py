@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from tunewright.trackers.protocol import Event
+from tunewright.trackers.reports import Reports
 
 BARS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 48
@@ -21,23 +22,28 @@ SMOOTHING = 0.9
 
 
 class ConsoleTracker:
-    """Progress, time left, loss, real tokens/s and a loss curve on stderr."""
+    """Progress, time left, loss, real tokens/s and a loss curve on stderr. report_every: steps whose figures
+    are told as one; None tells each step in the live view, and a plain line every ten seconds."""
 
-    def __init__(self, total_steps: int, console: Console | None = None) -> None:
+    def __init__(
+        self, total_steps: int, console: Console | None = None, *, report_every: int | None = None
+    ) -> None:
         self._console = console or Console(file=sys.stderr, highlight=False)
+        self._reports = Reports(report_every or 1)
         self._losses: list[float] = []
         self._smoothed: float | None = None
         live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._view = LiveView(self._console, total_steps) if live else None
-        self._plain = PlainLines(total_steps, self._line)
+        self._plain = PlainLines(total_steps, self._line, PLAIN_SECONDS if report_every is None else 0.0)
 
     def emit(self, event: Event) -> None:
         """Show one event."""
-        if event["type"] == "step":
-            self._step(event)
-            return
-        if event["type"] == "resumed" and self._view:
-            self._view.start_at(event["from_step"])
+        if report := self._reports.take(event):
+            self._report(report)
+        if self._view and event["type"] == "step":
+            self._view.move_to(event["step"])
+        if self._view and event["type"] == "resumed":
+            self._view.move_to(event["from_step"])
         if event["type"] in LINES:
             self._line(LINES[event["type"]](event))
 
@@ -46,7 +52,7 @@ class ConsoleTracker:
         if self._view:
             self._view.stop()
 
-    def _step(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         loss = event["loss"]
         if loss is not None:
             before = loss if self._smoothed is None else self._smoothed
@@ -62,16 +68,17 @@ class ConsoleTracker:
 
 
 class PlainLines:
-    """One aligned line for the first step, the last one, and every ten seconds."""
+    """One aligned line for the first report, the last one, and each that comes `seconds` after a line."""
 
-    def __init__(self, total_steps: int, write: Callable[[str], None]) -> None:
+    def __init__(self, total_steps: int, write: Callable[[str], None], seconds: float) -> None:
         self._total = total_steps
         self._write = write
-        self._last = -PLAIN_SECONDS
+        self._seconds = seconds
+        self._last = -seconds
 
     def update(self, event: Event) -> None:
         now = monotonic()
-        if now - self._last < PLAIN_SECONDS and event["step"] != self._total:
+        if now - self._last < self._seconds and event["step"] != self._total:
             return
         self._last = now
         width = len(str(self._total))
@@ -95,12 +102,11 @@ class LiveView:
         self._live = Live(self._progress, console=console, refresh_per_second=4)
         self._live.start()
 
-    def start_at(self, step: int) -> None:
-        """Show at once where a resumed run stands."""
+    def move_to(self, step: int) -> None:
+        """Show at once where the run stands."""
         self._progress.update(self._task, completed=step)
 
     def update(self, event: Event, smoothed: float | None, losses: list[float]) -> None:
-        self._progress.update(self._task, completed=event["step"])
         figures = Text(step_text(event))
         curve = Text(f"loss {sparkline(losses)} {_number(smoothed)} smoothed")
         self._live.update(Group(self._progress, figures, curve))
@@ -160,7 +166,14 @@ def _amendments(event: Event) -> str:
     return f"{changes} ({event['reason']})" if "reason" in event else changes
 
 
+def _rehearsed_line(event: Event) -> str:
+    taken, planned = (f"{event[name] / 2**30:.2f} GiB" for name in ("bytes", "planned_bytes"))
+    batch = f"{event['rows']} x {event['tokens']:,} tokens"
+    return f"tried the longest micro-batch, {batch}: {taken}, {planned} planned ({event['seconds']:.1f} s)"
+
+
 LINES: dict[str, Callable[[Event], str]] = {
+    "rehearsed": _rehearsed_line,
     "evaluation": _evaluation_line,
     "checkpoint": _checkpoint_line,
     "export": lambda event: f"exported {event['kind']}: {event['path']}",

@@ -22,7 +22,7 @@ LONGEST_EMIT = 5.0
 Asked = Literal["auto"] | Sequence[str]
 Build = Callable[[TrackedRun], Tracker]
 TRACKERS: dict[str, Build] = {
-    "console": lambda run: ConsoleTracker(run.total_steps),
+    "console": lambda run: ConsoleTracker(run.total_steps, report_every=run.report_every),
     "wandb": WandbTracker,
 }
 # Trackers that need a library: `auto` leaves them out where it is not installed.

@@ -18,6 +18,7 @@ class Emit(Protocol):
 
 EVENT_TYPES = (
     "run_started",
+    "rehearsed",
     "step",
     "evaluation",
     "checkpoint",
@@ -55,12 +56,14 @@ EVALUATION_METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """What a tracker knows of the run before its first event. config: the request with the resolved plan."""
+    """What a tracker knows of the run before its first event. config: the request with the resolved plan.
+    report_every: steps that are told as one, see reports.py; None leaves that to the tracker."""
 
     folder: Path
     name: str
     total_steps: int
     config: Mapping[str, Any]
+    report_every: int | None = None
 
 
 class Tracker(Protocol):

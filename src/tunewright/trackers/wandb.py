@@ -20,6 +20,7 @@ from typing import Any
 from tunewright.files import json_bytes, replace_file
 from tunewright.trackers.jsonl import read_events
 from tunewright.trackers.protocol import EVALUATION_METRICS, STEP_METRICS, Event, TrackedRun
+from tunewright.trackers.reports import Reports
 
 PROJECT = "tunewright"
 METRICS: Mapping[str, Mapping[str, str]] = {"step": STEP_METRICS, "evaluation": EVALUATION_METRICS}
@@ -73,8 +74,11 @@ class WandbTracker:
     def _send_all(self, run: Any) -> int:
         """Log what earlier attempts did not send and then this one's events, to the end; the exit code."""
         sent, exit_code, kept = Sent(), 1, monotonic()
+        # Those of earlier attempts go through it too, so that a report holds all of its steps.
+        reports = Reports(self._run.report_every or 1)
         for event in self._all_events():
-            values = sent.new_values(event)
+            told = reports.take(event) if event["type"] in ("step", "run_finished") else event
+            values = sent.new_values(told) if told else {}
             if event["seq"] <= self._mark["seq"]:
                 continue
             if values:

@@ -54,7 +54,7 @@ def test_the_mistral_presets_train_alike():
     assert len({(config.model.name, config.model.dtype) for config in configs}) == 1
     # nf4 has no kernels on Metal; `4bit` there is MLX's own form.
     assert [config.model.quantization.kind for config in configs] == ["nf4", "nf4", "4bit"]
-    assert len({(config.checkpoint, config.evaluate) for config in configs}) == 1
+    assert len({(config.checkpoint, config.evaluate, config.logging) for config in configs}) == 1
     assert [config.data.seq_len for config in configs] == [4096, 4096, 2048]
 
 
@@ -82,6 +82,7 @@ def test_the_mistral_presets_have_the_values_they_are_known_for():
         500,
         3,
     )
+    assert config.logging.every_steps == 10
 
 
 def test_an_override_of_the_preset_wins_over_the_file():

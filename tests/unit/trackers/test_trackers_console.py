@@ -23,10 +23,12 @@ def _step(step: int, **fields: float | None) -> dict[str, object]:
     return {"type": "step", "step": step, **values, **fields}
 
 
-def _tracker(*, terminal: bool, total: int = 20) -> tuple[ConsoleTracker, io.StringIO]:
+def _tracker(
+    *, terminal: bool, total: int = 20, report_every: int | None = None
+) -> tuple[ConsoleTracker, io.StringIO]:
     out = io.StringIO()
     shown = Console(file=out, force_terminal=terminal, width=120, highlight=False, _environ={"TERM": "xterm"})
-    return ConsoleTracker(total, shown), out
+    return ConsoleTracker(total, shown, report_every=report_every), out
 
 
 EVENTS = [
@@ -94,6 +96,29 @@ def test_plain_lines_are_aligned_and_free_of_control_characters(monkeypatch: pyt
     assert "12,346 tokens/s" in lines[0]
     assert "2,048 MiB" in lines[0]
     assert all(character.isprintable() for line in lines for character in line)
+
+
+def test_lines_come_by_steps_where_that_is_asked_for():
+    tracker, out = _tracker(terminal=False, total=25, report_every=10)
+    for step in range(1, 26):
+        tracker.emit(_step(step, loss=float(step)))
+    tracker.emit({"type": "run_finished", "step": 25, "outcome": "done"})
+    tracker.close()
+    lines = out.getvalue().splitlines()
+    assert [line.split("/")[0] for line in lines] == ["step 10", "step 20", "step 25"]
+    losses = [line[line.index("loss") :][:11] for line in lines]
+    assert losses == ["loss    5.5", "loss   15.5", "loss     23"]
+
+
+def test_a_live_view_moves_with_each_step_and_its_figures_with_each_report():
+    tracker, out = _tracker(terminal=True, report_every=10)
+    for step in range(1, 13):
+        tracker.emit(_step(step, loss=float(step)))
+    tracker.close()
+    text = out.getvalue()
+    assert "step 12/20" in text
+    assert "loss    5.5" in text
+    assert "loss     11" not in text
 
 
 def test_a_loss_that_is_no_number_is_shown_as_such():

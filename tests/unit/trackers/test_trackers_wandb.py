@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -178,6 +179,28 @@ def test_what_an_attempt_could_not_send_the_next_one_does(
         emit("rolled_back", 6, from_step=8)
         _emit_steps(emit, range(7, 8))
     assert [values["global_step"] for values in logged[8:]] == [7]
+
+
+def test_reports_of_several_steps_hold_those_of_earlier_attempts(
+    tmp_path: Path, library: Any, monkeypatch: pytest.MonkeyPatch
+):
+    library("return Run()")
+    stub = tmp_path / "site" / "wandb.py"
+    stub.write_text(stub.read_text() + RUN)
+    run = replace(_run(tmp_path), report_every=4)
+    with open_trackers(["wandb"], tmp_path / "events.jsonl", run) as emit:
+        _emit_steps(emit, range(1, 4))
+        emit("evaluation", 3, valid_loss=2.5, seconds=0.1)
+    with open_trackers(["wandb"], tmp_path / "events.jsonl", run) as emit:
+        emit("resumed", 2, from_step=2)
+        _emit_steps(emit, range(3, 7))
+        emit("run_finished", 6, outcome="done")
+    logged = import_module("wandb").LOGGED
+    assert [(values["global_step"], round(values.get("loss", 0), 3)) for values in logged] == [
+        (3, 0),
+        (4, round((10 + 5 + 10 / 3 + 2.5) / 4, 3)),
+        (6, round((2 + 10 / 6) / 2, 3)),
+    ]
 
 
 def test_an_id_file_without_an_id_is_told(tmp_path: Path, library: Any):

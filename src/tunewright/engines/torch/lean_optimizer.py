@@ -18,11 +18,7 @@ from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.bitsandbytes_import import INSTALL_HINT, functional, is_installed
 from tunewright.engines.torch.optimizer import AdamW, Slot
 from tunewright.errors import EngineError
-
-# Those of bitsandbytes: smaller arrays stay as they are, for their moments weigh little.
-_SMALLEST_8BIT = 4096
-_SMALLEST_PAGED = 100_000
-_BLOCK_SIZE = 256
+from tunewright.models.moments import BLOCK_8BIT, SMALLEST_8BIT, SMALLEST_PAGED
 
 
 def build_optimizer(
@@ -74,7 +70,7 @@ class PagedAdamW(_BitsandbytesAdamW):
     """fp32 moments in memory that moves between device and host as it is needed. The numbers are AdamW's."""
 
     def _make_slot(self, parameter: nn.Parameter) -> Slot:
-        if parameter.device.type != "cuda" or parameter.numel() < _SMALLEST_PAGED:
+        if parameter.device.type != "cuda" or parameter.numel() < SMALLEST_PAGED:
             return super()._make_slot(parameter)
         first, second = (self._paged_zeros(parameter) for _ in range(2))
         return Slot(parameter, first, second, decays=parameter.ndim >= 2)
@@ -113,9 +109,9 @@ class AdamW8bit(_BitsandbytesAdamW):
     """Moments in 8 bits, in blocks of 256; the numbers are near those of AdamW, not equal."""
 
     def _make_slot(self, parameter: nn.Parameter) -> Slot:
-        if parameter.numel() < _SMALLEST_8BIT:
+        if parameter.numel() < SMALLEST_8BIT:
             return super()._make_slot(parameter)
-        blocks = -(-parameter.numel() // _BLOCK_SIZE)
+        blocks = -(-parameter.numel() // BLOCK_8BIT)
         first, second = (torch.zeros_like(parameter, dtype=torch.uint8) for _ in range(2))
         scales = [torch.zeros(blocks, dtype=torch.float32, device=parameter.device) for _ in range(2)]
         return _Slot8bit(parameter, first, second, parameter.ndim >= 2, scales[0], scales[1])
