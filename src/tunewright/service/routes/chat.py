@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from tunewright.service.context import UserArg
 from tunewright.service.faults import bad_value
 from tunewright.service.inference.chat_answers import ChatForm
 from tunewright.service.inference.model_server import ModelServerArg, sampling_fields
-from tunewright.service.inference.streams import ClientGone, event_stream, while_connected
+from tunewright.service.inference.reply import reply
 from tunewright.service.schemas.chat import ChatMessage, ChatRequest, check_chat
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["Chat"])
 
-CLIENT_GONE = 499
-"""What proxies write down for a client that did not wait. Nobody reads it."""
 _ROLES = {"developer": "system", "function": "tool"}
 
 
@@ -36,18 +33,8 @@ async def create(body: ChatRequest, request: Request, key: UserArg, models: Mode
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
     )
     model = await models.prepare(key, body.model)
-    stack = AsyncExitStack()
-    try:
-        asking = models.answering([_ask(body, model)], model=body.model, prompt_param="messages")
-        conversation = await while_connected(request, stack.enter_async_context(asking))
-        events = conversation.events("messages")
-        if body.stream:
-            return event_stream(form.chunks(events), stack.pop_all())
-        return JSONResponse(await while_connected(request, form.whole(events)))
-    except ClientGone:
-        return Response(status_code=CLIENT_GONE)
-    finally:
-        await stack.aclose()
+    asks = [_ask(body, model)]
+    return await reply(request, models, asks, form=form, prompt_param="messages", stream=bool(body.stream))
 
 
 def _ask(body: ChatRequest, model: Mapping[str, Any]) -> dict[str, Any]:

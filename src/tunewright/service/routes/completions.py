@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from tunewright.service.context import UserArg
 from tunewright.service.inference.completion_answers import CompletionForm
 from tunewright.service.inference.model_server import ModelServerArg, sampling_fields
-from tunewright.service.inference.streams import ClientGone, event_stream, while_connected
-from tunewright.service.routes.chat import CLIENT_GONE
+from tunewright.service.inference.reply import reply
 from tunewright.service.schemas.completions import (
     DEFAULT_TOKENS,
     CompletionRequest,
@@ -43,15 +40,4 @@ async def create(body: CompletionRequest, request: Request, key: UserArg, models
     asks = [
         {**common, "prompt": prompt, "first": place * form.answers} for place, prompt in enumerate(prompts)
     ]
-    stack = AsyncExitStack()
-    try:
-        asking = models.answering(asks, model=body.model, prompt_param="prompt")
-        conversation = await while_connected(request, stack.enter_async_context(asking))
-        events = conversation.events("prompt")
-        if body.stream:
-            return event_stream(form.chunks(events), stack.pop_all())
-        return JSONResponse(await while_connected(request, form.whole(events)))
-    except ClientGone:
-        return Response(status_code=CLIENT_GONE)
-    finally:
-        await stack.aclose()
+    return await reply(request, models, asks, form=form, prompt_param="prompt", stream=bool(body.stream))
