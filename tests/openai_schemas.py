@@ -23,6 +23,17 @@ def faults(schema: str, value: Any) -> list[str]:
 def _validator(schema: str) -> jsonschema_rs.Draft202012Validator:
     components = json.loads(FILE.read_text())["components"]
     components["schemas"]["FineTuningJob"]["properties"]["status"]["enum"] += OUR_STATUSES
+    components = _with_nulls(components)
     return jsonschema_rs.Draft202012Validator(
         {"$ref": f"#/components/schemas/{schema}", "components": components}
     )
+
+
+def _with_nulls(schema: Any) -> Any:
+    """`nullable`, which OpenAI's document has beside the null of JSON Schema, in the words of the latter."""
+    if isinstance(schema, list):
+        return [_with_nulls(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _with_nulls(value) for name, value in schema.items() if name != "nullable"}
+    return {"anyOf": [found, {"type": "null"}]} if schema.get("nullable") is True else found

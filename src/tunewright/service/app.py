@@ -19,6 +19,7 @@ from tunewright.service.envelope import Refusals, RequestIds, install
 from tunewright.service.inference.model_server import ModelServer
 from tunewright.service.inference.training import make_way
 from tunewright.service.observe import Observed
+from tunewright.service.openapi import Documented
 from tunewright.service.outcomes import release_expired
 from tunewright.service.patience import PatientBodies
 from tunewright.service.routes import chat, completions, files, health, jobs, metrics, models, worker
@@ -29,7 +30,7 @@ log = logging.getLogger("tunewright.service")
 
 def build_app(service: Service) -> ASGIApp:
     """The API of one server."""
-    app = FastAPI(
+    app = Documented(
         title="Tunewright",
         version=__version__,
         lifespan=_lifespan,

@@ -14,14 +14,17 @@ from tunewright.service.faults import bad_value
 from tunewright.service.inference.chat_answers import ChatForm
 from tunewright.service.inference.model_server import ModelServerArg, sampling_fields
 from tunewright.service.inference.reply import reply
+from tunewright.service.openapi import streamed
+from tunewright.service.schemas.answers import ChatCompletion, ChatCompletionChunk
 from tunewright.service.schemas.chat import ChatMessage, ChatRequest, check_chat
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["Chat"])
 
+ANSWERS = streamed(ChatCompletionChunk, "The answer, or a stream of its chunks", ChatCompletion)
 _ROLES = {"developer": "system", "function": "tool"}
 
 
-@router.post("", response_model=None)
+@router.post("", response_model=None, responses=ANSWERS)
 async def create(body: ChatRequest, request: Request, key: UserArg, models: ModelServerArg) -> Response:
     """Answer a conversation, as a whole or as a stream of chunks."""
     check_chat(body)

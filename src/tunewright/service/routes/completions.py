@@ -9,6 +9,8 @@ from tunewright.service.context import UserArg
 from tunewright.service.inference.completion_answers import CompletionForm
 from tunewright.service.inference.model_server import ModelServerArg, sampling_fields
 from tunewright.service.inference.reply import reply
+from tunewright.service.openapi import streamed
+from tunewright.service.schemas.answers import TextCompletion
 from tunewright.service.schemas.completions import (
     DEFAULT_TOKENS,
     CompletionRequest,
@@ -16,9 +18,10 @@ from tunewright.service.schemas.completions import (
 )
 
 router = APIRouter(prefix="/v1/completions", tags=["Completions"])
+ANSWERS = streamed(TextCompletion, "The answer, or a stream of its pieces", TextCompletion)
 
 
-@router.post("", response_model=None)
+@router.post("", response_model=None, responses=ANSWERS)
 async def create(body: CompletionRequest, request: Request, key: UserArg, models: ModelServerArg) -> Response:
     """Go on with each prompt, as a whole or as a stream of chunks."""
     check_completion(body)

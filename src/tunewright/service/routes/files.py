@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from tunewright.service.context import Service, ServiceArg, UserArg
 from tunewright.service.db.database import Connection, clock
@@ -34,6 +34,9 @@ from tunewright.service.upload import Received, receive_upload
 router = APIRouter(prefix="/v1/files", tags=["Files"])
 
 SHORTEST_LIFE, LONGEST_LIFE = 3600, 2_592_000
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 FileId = Annotated[str, Path(description="Id of the file.")]
 
@@ -78,7 +81,7 @@ def retrieve(file_id: FileId, service: ServiceArg, key: UserArg) -> FileObject:
         return file_object(_found(connection, key, file_id))
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", response_class=Response, responses=BYTES)
 def content(file_id: FileId, service: ServiceArg, key: UserArg) -> StreamingResponse:
     """The bytes of a file, as they were uploaded."""
     with service.database.read() as connection:

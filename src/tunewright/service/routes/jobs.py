@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
@@ -20,6 +20,7 @@ from tunewright.service.estimates import estimate_finish
 from tunewright.service.event_stream import stream_events
 from tunewright.service.faults import bad_value, no_such_job
 from tunewright.service.jobs import Action
+from tunewright.service.openapi import SERVER_SENT, streamed
 from tunewright.service.records import JobRecord, KeyRecord
 from tunewright.service.repeats import CallerArg, RepeatArg
 from tunewright.service.schemas import lists
@@ -40,10 +41,7 @@ PREFIXES = ("/v1/fine_tuning/jobs", "/v1/fine-tuning/jobs")
 JobId = Annotated[str, Path(description="Id of the job.")]
 LimitArg = Annotated[int, Query(ge=1, le=100, description="Objects on a page.")]
 AfterArg = Annotated[str | None, Query(description="The page after the object with this id.")]
-SERVER_SENT = "text/event-stream"
-EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {SERVER_SENT: {"schema": {"type": "string"}}}, "description": "A page, or a stream"}
-}
+EVENT_STREAM = streamed(Event, "A page, or a stream")
 _FILTER = re.compile(r"metadata\[(.{0,64})\]")
 
 

@@ -16,7 +16,7 @@ from tunewright.service.worker.client import LeaseLost
 from tunewright.service.worker.transfer import Transfer
 
 RETRY_SECONDS = (1.0, 5.0)
-"""Pauses before a folder is tried again. A server that is away costs none: each call waits for it by itself."""
+"""Pauses before a folder is tried again. A server that is away costs none: each call waits for it."""
 _TOLD = {"state": "The state of step {step}", "checkpoint": "The checkpoint model of step {step}"}
 log = logging.getLogger("tunewright.worker")
 
@@ -29,8 +29,7 @@ class _Folder:
 
 
 class Uploads:
-    """A thread with a queue. warn: takes a fact and a sentence about a folder that could not be stored; it may
-    raise as Transfer does."""
+    """A thread with a queue. warn: takes a fact and a sentence about a folder that could not be stored."""
 
     def __init__(
         self,
@@ -81,10 +80,12 @@ class Uploads:
             if self._is_superseded(folder):
                 return
             try:
-                return self._send(folder)
+                self._send(folder)
+                return
             except LeaseLost:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and is told
+            except Exception as error:
+                # Whatever it is, the run goes on, and its owner is told.
                 fault = _reason(error)
                 log.warning("%s was not stored: %s", what, fault, exc_info=error)
             if not folder.path.is_dir():
