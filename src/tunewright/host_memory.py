@@ -1,20 +1,47 @@
-"""How much memory this process may use: that of the machine, or less where a control group limits it."""
+"""How much memory this process has taken, and may take: that of the machine, or of its control group."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+STATUS = Path("/proc/self/status")
 
 
 def host_memory_bytes() -> int:
     """Bytes of memory that the machine and its control groups (containers, systemd, Slurm) leave; 0 where
     nothing tells."""
     return min((size for size in (_physical_bytes(), *_limits()) if size > 0), default=0)
+
+
+def resident_bytes() -> int:
+    """Memory of this process now; its peak so far where only that is told."""
+    return _status_bytes("VmRSS") or _usage_bytes()
+
+
+def peak_process_bytes() -> int:
+    """The most memory that this process has had."""
+    return _status_bytes("VmHWM") or _usage_bytes()
+
+
+def _status_bytes(field: str) -> int:
+    """A field of Linux's own account; 0 elsewhere. getrusage() would count what the parent had."""
+    with suppress(OSError):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _usage_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _physical_bytes() -> int:

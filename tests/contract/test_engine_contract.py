@@ -22,6 +22,7 @@ from tunewright.data.collate import build_empty_batch
 from tunewright.engines.protocol import Engine
 from tunewright.engines.registry import build_engine
 from tunewright.errors import CheckpointError
+from tunewright.train.rehearse import rehearse
 from tunewright.types import EngineState
 
 Build = Callable[..., Engine]
@@ -164,6 +165,18 @@ def test_discarded_gradients_are_gone(build: Build):
     cleaned.discard_gradients()
     assert _step(kept) == _step(cleaned)
     assert _arrays(kept) == _arrays(cleaned)
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_rehearsal_leaves_no_trace(steps_before: int, build: Build):
+    """Dropout too: the random state is where it was. Moments and step count of a run that goes on stay."""
+    plain, rehearsed = build(adapter={"dropout": 0.2}), build(adapter={"dropout": 0.2})
+    assert [_step(plain) for _ in range(steps_before)] == [_step(rehearsed) for _ in range(steps_before)]
+    before = rehearsed.snapshot()
+    rehearse(rehearsed, [lay_out([draw_documents([30, 12], seed=9)])] * 2)
+    assert rehearsed.snapshot() == before
+    assert [_step(plain) for _ in range(3)] == [_step(rehearsed) for _ in range(3)]
+    assert _arrays(plain) == _arrays(rehearsed)
 
 
 @pytest.mark.parametrize("poisoned", [False, True])

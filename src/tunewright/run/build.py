@@ -15,6 +15,7 @@ from tunewright.data.report import DataReport
 from tunewright.engines.registry import build_engine
 from tunewright.errors import CheckpointError, ExitCode, TunewrightError
 from tunewright.files import json_bytes, replace_file
+from tunewright.host_memory import resident_bytes
 from tunewright.run.disk import named_disk_errors
 from tunewright.run.feed import Feed
 from tunewright.run.folder import RunFolder, check_unused, default_folder, lock_folder
@@ -32,6 +33,7 @@ from tunewright.run.parts import (
 )
 from tunewright.run.paths import absolute_paths
 from tunewright.run.plan import Plan, amend_plan, read_plan, resolve_plan
+from tunewright.run.rehearsal import rehearse_longest
 from tunewright.run.resume import check_can_resume, check_same_settings, find_run
 from tunewright.run.rollback import Rollback
 from tunewright.run.saving import Saving
@@ -84,6 +86,7 @@ def _run(
 ) -> RunResult:
     config = inputs.config
     plan, changes = _settle_plan(inputs, checkpoint)
+    process_bytes = resident_bytes()
     engine = build_engine(plan.engine, build_engine_spec(inputs, plan))
     if checkpoint and engine.facts.kernels != plan.kernels:
         say(f"warning: layers were computed {plan.kernels} and now are {engine.facts.path}: other roundings")
@@ -120,6 +123,7 @@ def _run(
         )  # fmt: skip
         _announce(emit, plan, checkpoint, changes)
         try:
+            rehearse_longest(inputs, marks, progress, process_bytes=process_bytes)
             rollback = Rollback(engine, store, saving, emit, config.guard.rollbacks)
             progress = rollback.train(build_loop(config, feed, guard, marks), progress)
             export = None

@@ -65,12 +65,17 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
 
 def build_stream(inputs: Inputs, micro_batch_size: int) -> StepSource:
     """The steps of the run: without end, or as long as a pipe gives rows."""
+    rule, seed = build_rule(inputs, micro_batch_size), inputs.config.train.seed
+    if inputs.data.windows is not None:
+        return WindowStream(inputs.data.windows, rule, seed=seed)
+    return StepStream(inputs.data.train_sources, rule, seed=seed)
+
+
+def build_rule(inputs: Inputs, micro_batch_size: int) -> StepRule:
+    """How the rows of the run become steps."""
     config = inputs.config
     shape = BatchShape(micro_batch_size, config.data.seq_len, config.data.packing, inputs.tokenizer.pad_id)
-    rule = StepRule(config.train.batch_size, config.train.tokens_per_batch, shape)
-    if inputs.data.windows is not None:
-        return WindowStream(inputs.data.windows, rule, seed=config.train.seed)
-    return StepStream(inputs.data.train_sources, rule, seed=config.train.seed)
+    return StepRule(config.train.batch_size, config.train.tokens_per_batch, shape)
 
 
 def open_store(config: RunConfig, folder: RunFolder) -> CheckpointStore:
