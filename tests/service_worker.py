@@ -24,12 +24,13 @@ from tunewright.service.worker.client import ServerClient
 
 
 class HandWorker:
-    """A worker without hands of its own. folder: where it keeps files that it sends."""
+    """A worker without hands of its own. folder: where it keeps files that it sends. claim: what it says of
+    itself."""
 
-    def __init__(self, client: ServerClient, folder: Path) -> None:
+    def __init__(self, client: ServerClient, folder: Path, claim: Claim | None = None) -> None:
         self.client = client
         self._folder = folder
-        self._claim = Claim(worker=new_id(WORKER), name="by hand")
+        self._claim = claim or Claim(worker=new_id(WORKER), name="by hand")
 
     def claim(self) -> Lease | None:
         return self.client.claim(self._claim)
@@ -86,10 +87,10 @@ class HandWorker:
 
 
 @contextmanager
-def worker_by_hand(server: RunningServer, folder: Path) -> Generator[HandWorker]:
+def worker_by_hand(server: RunningServer, folder: Path, claim: Claim | None = None) -> Generator[HandWorker]:
     """A worker of this server."""
     client = ServerClient(server.url, server.key("worker"))
     try:
-        yield HandWorker(client, folder)
+        yield HandWorker(client, folder, claim)
     finally:
         client.close()

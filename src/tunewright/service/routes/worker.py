@@ -23,6 +23,8 @@ from tunewright.service.db.jobs import change_job
 from tunewright.service.db.queue import claim_job, hold_job, note_worker, renew_lease
 from tunewright.service.envelope import UNLIMITED
 from tunewright.service.faults import ApiError, lease_lost
+from tunewright.service.inference.model_server import ModelServerArg
+from tunewright.service.inference.training import make_way
 from tunewright.service.jobs import Action, Status, next_status
 from tunewright.service.leases import build_lease
 from tunewright.service.outcomes import finish_attempt, release_expired
@@ -48,7 +50,7 @@ AttemptArg = Annotated[int, Header(alias="x-attempt", ge=1)]
 
 
 @router.post("/claim", response_model=Lease, responses={204: {"description": "Nothing waits"}})
-def claim(body: Claim, service: ServiceArg) -> Lease | Response:
+def claim(body: Claim, service: ServiceArg, models: ModelServerArg) -> Lease | Response:
     """Give the worker a job, or 204."""
     seconds = service.settings.lease_seconds
     with service.database.write() as connection:
@@ -60,6 +62,8 @@ def claim(body: Claim, service: ServiceArg) -> Lease | Response:
         lease = build_lease(service, connection, job)
         if job.status is Status.QUEUED:
             _begin(connection, job)
+    # Before the worker knows of it: what it starts needs the whole accelerator.
+    make_way(service, models.process)
     return lease
 
 
