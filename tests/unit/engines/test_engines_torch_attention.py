@@ -5,13 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
 
 from families import make_family
-from tunewright.engines.torch import attention, attention_check
-from tunewright.engines.torch.attention import UnsupportedAttentionError, document_attention
+from tunewright.engines.torch import attention, attention_call, attention_check
+from tunewright.engines.torch.attention import ATTENTION_NAME, document_attention
+from tunewright.engines.torch.attention_call import Rule, UnsupportedAttentionError
 from tunewright.engines.torch.attention_check import check_attention, choose_attention
 from tunewright.engines.torch.documents import Documents
+from tunewright.engines.torch.varlen import VARLEN_NAME
 from tunewright.errors import EngineError
 
 
@@ -53,10 +55,7 @@ def test_equals_dense_mask(rows, padding, window, softcap, heads):
         torch.randn(len(rows), count, width, 8, generator=draw) for count in (heads[0], heads[1], heads[1])
     )
     documents = Documents(tuple(map(tuple, rows)))
-    out, _ = document_attention(
-        nn.Module(), query, key, value, None,
-        scaling=0.3, documents=documents, sliding_window=window, softcap=softcap,
-    )  # fmt: skip
+    out = document_attention(query, key, value, documents, Rule(0.3, window, softcap))
     assert out.shape == (len(rows), width, heads[0], 8)
     for b, lengths in enumerate(rows):
         expected = _dense(query[b], key[b], value[b], lengths, window, softcap)
@@ -65,7 +64,7 @@ def test_equals_dense_mask(rows, padding, window, softcap, heads):
 
 def test_row_of_padding_only():
     x = torch.randn(2, 2, 4, 8)
-    out, _ = document_attention(nn.Module(), x, x, x, None, documents=Documents(((4,), ())))
+    out = document_attention(x, x, x, Documents(((4,), ())), Rule(None))
     assert not out[1].any()
 
 
@@ -73,11 +72,24 @@ def test_dropout_of_the_model_is_applied():
     x = torch.randn(1, 2, 6, 8)
     for softcap in (None, 5.0):
         run = lambda p, cap=softcap: document_attention(  # noqa: E731
-            nn.Module(), x, x, x, None, dropout=p, documents=Documents(((6,),)), softcap=cap
-        )[0]
+            x, x, x, Documents(((6,),)), Rule(None, softcap=cap, dropout=p)
+        )
         assert not torch.equal(run(0.9), run(0.0))
 
 
+def test_what_a_model_asks_for_reaches_the_function():
+    x = torch.randn(1, 2, 6, 8)
+    documents = Documents(((6,),))
+    call = AttentionInterface()[ATTENTION_NAME]
+    out, probabilities = call(
+        nn.Module(), x, x, x, None, scaling=0.3, documents=documents, sliding_window=2, softcap=1.5
+    )
+    assert probabilities is None
+    assert torch.equal(out, document_attention(x, x, x, documents, Rule(0.3, 2, 1.5)))
+    assert not torch.equal(call(nn.Module(), x, x, x, None, dropout=0.9, documents=documents)[0], out)
+
+
+@pytest.mark.parametrize("name", [ATTENTION_NAME, VARLEN_NAME])
 @pytest.mark.parametrize(
     ("mask", "extra", "reason"),
     [
@@ -87,18 +99,20 @@ def test_dropout_of_the_model_is_applied():
         (None, {"is_causal": False}, "both directions"),
     ],
 )
-def test_refuses_what_it_does_not_do(mask, extra, reason):
+def test_refuses_what_no_attention_over_documents_does(name, mask, extra, reason):
     x = torch.randn(1, 2, 4, 8)
+    call = AttentionInterface()[name]
     with pytest.raises(UnsupportedAttentionError, match=reason):
-        document_attention(nn.Module(), x, x, x, mask, **{"documents": Documents(((4,),)), **extra})
+        call(nn.Module(), x, x, x, mask, **{"documents": Documents(((4,),)), **extra})
 
 
-def test_refuses_attention_in_both_directions():
+@pytest.mark.parametrize("name", [ATTENTION_NAME, VARLEN_NAME])
+def test_refuses_attention_in_both_directions(name):
     module = nn.Module()
     module.is_causal = False
     x = torch.randn(1, 2, 4, 8)
     with pytest.raises(UnsupportedAttentionError, match="both directions"):
-        document_attention(module, x, x, x, None, documents=Documents(((4,),)))
+        AttentionInterface()[name](module, x, x, x, None, documents=Documents(((4,),)))
 
 
 def test_check_passes_and_leaves_the_model(mistral):
@@ -121,7 +135,7 @@ def test_wide_windows_are_narrowed_for_the_check_only(mistral):
 
 def test_check_sees_a_forgotten_window(mistral, monkeypatch):
     real = attention._attend
-    no_window = lambda q, k, v, rule: real(q, k, v, attention._Rule(rule.scale, None, None, 0.0))  # noqa: E731
+    no_window = lambda q, k, v, rule: real(q, k, v, Rule(rule.scale))  # noqa: E731
     monkeypatch.setattr(attention, "_attend", no_window)
     assert "differ" in check_attention(mistral, "fp32")
     assert "differ" in check_attention(mistral, "bf16")
@@ -141,5 +155,5 @@ def test_check_reports_what_the_model_asks_for(mistral, monkeypatch):
     def refuse(*args, **kwargs):
         raise UnsupportedAttentionError("the model asks for sinks")
 
-    monkeypatch.setattr(attention, "check_supported", refuse)
+    monkeypatch.setattr(attention_call, "_check_supported", refuse)
     assert check_attention(mistral, "fp32") == "the model asks for sinks"

@@ -11,7 +11,7 @@ import torch
 
 from engine_cases import build_spec, draw_documents, lay_out, total_weight
 from families import make_family
-from tunewright.engines.torch.attention import UnsupportedAttentionError
+from tunewright.engines.torch.attention_call import Rule, UnsupportedAttentionError
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.varlen import attend_varlen, has_varlen, varlen_attention
@@ -37,14 +37,11 @@ def test_a_cpu_has_no_such_kernel() -> None:
     assert not has_varlen(CPU, "bf16")
 
 
-@pytest.mark.parametrize(
-    "changes", [{"documents": None}, {"dropout": 0.1}, {"softcap": 30.0}, {"is_causal": False}]
-)
-def test_what_the_kernel_cannot_do_is_refused(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("rule", [Rule(None, dropout=0.1), Rule(None, softcap=30.0)])
+def test_what_the_kernel_cannot_do_is_refused(rule: Rule) -> None:
     q = torch.zeros(1, 2, 8, 16)
-    arguments: dict[str, Any] = {"documents": Documents(((8,),)), **changes}
     with pytest.raises(UnsupportedAttentionError):
-        varlen_attention(torch.nn.Identity(), q, q, q, None, **arguments)
+        varlen_attention(q, q, q, Documents(((8,),)), rule)
 
 
 def _train(folder: Path, **changes: Any) -> tuple[Any, list[float]]:
@@ -70,9 +67,7 @@ def test_flash_equals_sdpa_by_document(window: int | None) -> None:
         for heads in (4, 2, 2)
     )
     documents = Documents(lengths)
-    ours, _ = varlen_attention(
-        torch.nn.Identity(), q, k, v, None, scaling=0.125, documents=documents, sliding_window=window
-    )
+    ours = varlen_attention(q, k, v, documents, Rule(0.125, window))
     start = 0
     for length in lengths[0]:
         at = slice(start, start + length)

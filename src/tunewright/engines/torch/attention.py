@@ -2,62 +2,30 @@
 
 Each document attends inside its own slice, so cost and memory follow the documents and not the row. The
 function is registered with transformers under ATTENTION_NAME; the layout reaches it as the model's keyword
-argument `documents`. What it cannot do it refuses, and attention_check.py then falls back to the model's
-own eager attention.
+argument `documents`. What it cannot do attention_call.py refuses, and attention_check.py then falls back to
+the model's own eager attention.
 """
 
 # B rows, T tokens of a row, S = B·T, N tokens of a document, K documents of a group, H heads, D head width
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch.nn import functional as F
-from transformers import AttentionInterface
 
+from tunewright.engines.torch.attention_call import Rule, register_attention
 from tunewright.engines.torch.documents import Documents
 
 ATTENTION_NAME = "tunewright_documents"
 
-# Arguments of other families that change what attention computes; a value here means "not ours".
-_FOREIGN = ("s_aux", "position_bias", "cache", "head_mask", "indices")
-
-
-class UnsupportedAttentionError(ValueError):
-    """The model asks for something this attention does not do."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    scale: float | None
-    window: int | None
-    softcap: float | None
-    dropout: float
-
 
 def document_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    documents: Documents | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents, rule: Rule
+) -> torch.Tensor:
     """Causal attention inside each document; padding gets zeros.
 
-    query [B, H, T, D], key and value [B, H or fewer, T, D] → [B, T, H, D]. Families add `softcap` and
-    `sliding_window` w: a token sees itself and the w - 1 tokens before it. Raises UnsupportedAttentionError
-    for what it does not do.
+    query [B, H, T, D], key and value [B, H or fewer, T, D] → [B, T, H, D].
     """
-    if documents is None:
-        raise UnsupportedAttentionError("the model does not pass the document layout to its attention")
-    check_supported(module, attention_mask, kwargs)
-    rule = _Rule(scaling, kwargs.get("sliding_window"), kwargs.get("softcap"), dropout)
     rows, heads, length, _ = query.shape
     index = documents.index(length, query.device)
     flat = [
@@ -69,23 +37,10 @@ def document_attention(
         out_KHND = _attend(q_KHND, k_KHND, v_KHND, rule)
         outputs.insert(-1, out_KHND.transpose(1, 2).reshape(-1, heads, value.shape[-1]).to(query.dtype))
     # The last slot is the zeros that padding points to.
-    return torch.cat(outputs)[index.places_BT].view(rows, length, heads, -1), None
+    return torch.cat(outputs)[index.places_BT].view(rows, length, heads, -1)
 
 
-def check_supported(
-    module: torch.nn.Module, attention_mask: torch.Tensor | None, kwargs: dict[str, Any]
-) -> None:
-    """Raise UnsupportedAttentionError for what no attention over documents does."""
-    if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
-        raise UnsupportedAttentionError("the model attends in both directions")
-    if attention_mask is not None:
-        raise UnsupportedAttentionError("the model brings a mask of its own")
-    foreign = [name for name in _FOREIGN if kwargs.get(name) is not None]
-    if foreign:
-        raise UnsupportedAttentionError(f"the model's attention also takes {', '.join(foreign)}")
-
-
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule) -> torch.Tensor:
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: Rule) -> torch.Tensor:
     length = query.shape[2]
     banded = rule.window is not None and length > rule.window
     if rule.softcap is None and not banded:
@@ -111,7 +66,7 @@ def _band(start: int, stop: int, first: int, window: int | None, device: torch.d
 
 
 def _sdpa(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule, mask: torch.Tensor | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: Rule, mask: torch.Tensor | None
 ) -> torch.Tensor:
     grouped = query.shape[1] != key.shape[1]
     if query.device.type == "cpu":
@@ -132,7 +87,7 @@ def _sdpa(
 
 
 def _capped(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule, mask: torch.Tensor
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: Rule, mask: torch.Tensor
 ) -> torch.Tensor:
     """Gemma 2: scores go through cap · tanh(score / cap) before the softmax, which no fused kernel does."""
     scale = rule.scale if rule.scale is not None else query.shape[-1] ** -0.5
@@ -148,5 +103,4 @@ def _per_head(x: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     return x.repeat_interleave(query.shape[1] // x.shape[1], dim=1)
 
 
-# No mask function goes with it: transformers then builds none, and the attention gets mask None.
-AttentionInterface.register(ATTENTION_NAME, document_attention)
+register_attention(ATTENTION_NAME, document_attention)

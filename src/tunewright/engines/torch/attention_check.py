@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tunewright.engines.torch.attention import ATTENTION_NAME, UnsupportedAttentionError
+from tunewright.engines.torch.attention import ATTENTION_NAME
+from tunewright.engines.torch.attention_call import UnsupportedAttentionError
 from tunewright.engines.torch.device import is_out_of_memory
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.load import set_attention, vocabulary_size

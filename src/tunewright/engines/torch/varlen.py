@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
-from tunewright.engines.torch.attention import ATTENTION_NAME, UnsupportedAttentionError, check_supported
+from tunewright.engines.torch.attention import ATTENTION_NAME
+from tunewright.engines.torch.attention_call import Rule, UnsupportedAttentionError, register_attention
 from tunewright.engines.torch.documents import Documents, Sequences
 
 VARLEN_NAME = "tunewright_varlen"
@@ -71,28 +72,17 @@ def attend_varlen(
 
 
 def varlen_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    documents: Documents | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """As attention.document_attention, but that padding gets some finite values."""
-    if documents is None:
-        raise UnsupportedAttentionError("the model does not pass the document layout to its attention")
-    check_supported(module, attention_mask, kwargs)
-    if dropout or kwargs.get("softcap") is not None:
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents, rule: Rule
+) -> torch.Tensor:
+    """As attention.document_attention, but that padding gets some finite values. Raises
+    UnsupportedAttentionError for what the kernel does not do."""
+    if rule.dropout or rule.softcap is not None:
         raise UnsupportedAttentionError("the flash kernel has neither dropout nor a soft cap")
     rows, heads, length, _ = query.shape
     # Rotary tables of an fp32 model promote queries and keys; values are in the compute type.
     q, k, v = (x.to(value.dtype).transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    sequences = documents.sequences(length, query.device)
-    out = attend_varlen(q, k, v, sequences, scaling, kwargs.get("sliding_window"))
-    return out.view(rows, length, heads, -1), None
+    out = attend_varlen(q, k, v, documents.sequences(length, query.device), rule.scale, rule.window)
+    return out.view(rows, length, heads, -1)
 
 
-AttentionInterface.register(VARLEN_NAME, varlen_attention)
+register_attention(VARLEN_NAME, varlen_attention)

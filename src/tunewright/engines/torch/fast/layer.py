@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tunewright.engines.torch.attention import document_attention
+from tunewright.engines.torch.attention_call import Rule
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.fast.attention import LONGEST, Heads, attend_heads
 from tunewright.engines.torch.fast.elementwise import Elementwise
@@ -112,10 +113,7 @@ class FastLayer(nn.Module):
             x_SCW.unflatten(0, (rows, -1)).transpose(1, 2)
             for x_SCW in qkv_SCW.split((queries, heads.keys, heads.keys), 1)
         )
-        mixed_BTHW, _ = document_attention(
-            attention, q, k, v, None, scaling=facts.scale, documents=documents,
-            sliding_window=window,
-        )  # fmt: skip
+        mixed_BTHW = document_attention(q, k, v, documents, Rule(facts.scale, window))
         return mixed_BTHW.reshape(tokens, -1)
 
     def _head_norms(self) -> tuple[Norm, ...]:
