@@ -15,7 +15,8 @@ from tunewright.engines.mlx.device import on_device, prepare_device
 from tunewright.engines.mlx.export import load_adapter
 from tunewright.engines.mlx.load import BaseModel, load_model
 from tunewright.engines.mlx.lora import add_adapter
-from tunewright.engines.mlx.precision import DTYPES, check_precision
+from tunewright.engines.mlx.precision import DTYPES
+from tunewright.engines.number_formats import check_formats
 from tunewright.inference.decoder import Decoders
 from tunewright.inference.mlx_decoder import MlxDecoder
 from tunewright.models.adapter_files import read_adapter
@@ -23,7 +24,7 @@ from tunewright.models.adapter_files import read_adapter
 
 def load_base(folder: Path, *, device: str, dtype: str) -> MlxBase:
     """Load a model for answering. Raises ModelError, EngineError and EngineOutOfMemory."""
-    check_precision(dtype, dtype)
+    check_formats(dtype, dtype)
     prepare_device(device)
     with on_device(device):
         return MlxBase(load_model(folder, dtype=DTYPES[dtype]), device, DTYPES[dtype])

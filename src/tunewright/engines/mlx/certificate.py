@@ -16,11 +16,11 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
+from tunewright.engines.merge_certificate import state_difference
 from tunewright.engines.mlx.attention import head_logits, hidden_states
 from tunewright.engines.mlx.load import BaseModel, load_model
 from tunewright.engines.mlx.precision import DTYPES
 from tunewright.engines.protocol import EngineSpec
-from tunewright.errors import EngineError
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
@@ -44,23 +44,7 @@ def certify_merge(
     merged = load_model(folder, dtype=DTYPES[spec.dtype])
     measured = float(np.abs(log_probs(merged, rows, spec.precision) - reference).max())
     bound = 2 * float(np.abs(log_probs(merged, rows, "fp32") - log_probs(merged, rows, "bf16")).max())
-    if not measured <= bound:
-        raise EngineError(
-            "the merged model does not compute what the adapter does",
-            where=str(folder),
-            got=f"log-probabilities off by {measured:.2e}",
-            expected=f"at most {bound:.2e}",
-            hint="export the adapter without merging, or train with model.dtype: fp32",
-            code="engine.certificate",
-        )
-    return {
-        "kind": "merged",
-        "compared": "log-probabilities of next tokens",
-        "rows": len(rows),
-        "tokens": len(reference),
-        "largest_difference": measured,
-        "bound": bound,
-    }
+    return state_difference(folder, measured=measured, bound=bound, rows=len(rows), tokens=len(reference))
 
 
 @contextmanager

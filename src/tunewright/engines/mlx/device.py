@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from traceback import clear_frames
 
 import mlx.core as mx
 
+from tunewright.engines.host import cpu_name, resident_bytes
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
 from tunewright.host_memory import host_memory_bytes
@@ -40,7 +38,7 @@ def detect_device(device: str) -> DeviceFacts:
             code="engine.no-device",
         )
     if name == "cpu":
-        return DeviceFacts("cpu", _cpu_name(), host_memory_bytes(), ("fp32",))
+        return DeviceFacts("cpu", cpu_name(), host_memory_bytes(), ("fp32",))
     info = mx.device_info()
     memory = int(info.get("max_recommended_working_set_size") or info.get("memory_size") or 0)
     label = str(info.get("device_name") or name)
@@ -66,7 +64,7 @@ def usable_bytes(facts: DeviceFacts) -> int:
 
 def memory_used_bytes(device: str, peak_bytes: int) -> int:
     """Peak bytes of arrays on a GPU, as the caller has them; resident set of the process on a CPU."""
-    return _resident_bytes() if device == "cpu" else peak_bytes
+    return resident_bytes() if device == "cpu" else peak_bytes
 
 
 @contextmanager
@@ -104,23 +102,3 @@ def _available() -> tuple[str, ...]:
     """Devices of this build and machine, the fastest first."""
     names = [name for name, part in (("metal", mx.metal), ("cuda", mx.cuda)) if part.is_available()]
     return (*names, "cpu")
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _resident_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        import resource  # macOS: no /proc, and ru_maxrss is in bytes there
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

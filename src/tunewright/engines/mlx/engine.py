@@ -31,10 +31,11 @@ from tunewright.engines.mlx.lora import add_adapter, train_all
 from tunewright.engines.mlx.loss import to_device
 from tunewright.engines.mlx.memory import PassMemory
 from tunewright.engines.mlx.optimizer import AdamW, StepOutcome
-from tunewright.engines.mlx.precision import DTYPES, build_loss_scale, check_precision
+from tunewright.engines.mlx.precision import DTYPES, build_loss_scale
 from tunewright.engines.mlx.rng import RandomKey
 from tunewright.engines.mlx.rows import Grouping, split_rows
 from tunewright.engines.mlx.state import Parts, restore, snapshot
+from tunewright.engines.number_formats import check_formats
 from tunewright.engines.protocol import EngineFacts, EngineSpec
 from tunewright.errors import EngineError
 from tunewright.types import Batch, EngineState, LossSums, StepStats
@@ -52,7 +53,7 @@ def build_engine(spec: EngineSpec) -> MlxEngine:
     Raises ModelError for a bad folder, EngineError for what this device or model cannot do.
     """
     device = detect_device(spec.device)
-    check_precision(spec.dtype, spec.precision)
+    check_formats(spec.dtype, spec.precision)
     _check_options(spec)
     prepare_device(device.device)
     with on_device(device.device):

@@ -6,31 +6,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from tunewright.errors import EngineError
-
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
-
-
-def check_precision(dtype: str, precision: str) -> None:
-    """Raise EngineError unless frozen weights of `dtype` can be computed with in `precision`."""
-    if dtype not in DTYPES or precision not in DTYPES:
-        wrong = "model.dtype" if dtype not in DTYPES else "train.precision"
-        raise EngineError(
-            "no such number format",
-            where=wrong,
-            got=dtype if dtype not in DTYPES else precision,
-            expected="fp32, bf16 or fp16",
-            code="engine.unknown-dtype",
-        )
-    if dtype not in ("fp32", precision):
-        raise EngineError(
-            f"weights stored in {dtype} cannot be computed with in {precision}",
-            where="model.dtype",
-            got=dtype,
-            expected=f"fp32 or {precision}",
-            hint=f"set train.precision: {dtype} or model.dtype: {precision}",
-            code="engine.dtype-mismatch",
-        )
 
 
 @dataclass

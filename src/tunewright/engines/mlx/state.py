@@ -6,7 +6,7 @@ those of the torch engine, in the same layout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,7 +15,7 @@ from tunewright.engines.mlx.arrays import dtype_name, from_array, to_array, to_n
 from tunewright.engines.mlx.optimizer import AdamW
 from tunewright.engines.mlx.precision import LossScale
 from tunewright.engines.mlx.rng import RandomKey
-from tunewright.errors import CheckpointError
+from tunewright.engines.saved_state import list_first, mismatch, read_number
 from tunewright.types import Array, EngineState, JsonValue
 
 _KEY = "rng/mlx"
@@ -43,10 +43,10 @@ def snapshot(parts: Parts) -> EngineState:
 def restore(parts: Parts, state: EngineState) -> None:
     """Continue from `state`. Raises CheckpointError, with nothing changed, when it does not fit."""
     _check_fits(_arrays(parts), state)
-    steps = _number(state, "optimizer_steps")
+    steps = read_number(state, "optimizer_steps")
     scale = None
     if parts.scale is not None:
-        scale = _number(state, "loss_scale"), _number(state, "loss_scale_clean_steps")
+        scale = read_number(state, "loss_scale"), read_number(state, "loss_scale_clean_steps")
     optimizer = parts.optimizer
     for kind, held in _kinds(optimizer).items():
         for name in held:
@@ -77,39 +77,19 @@ def _check_fits(required: Mapping[str, mx.array], state: EngineState) -> None:
     surplus = [name for name in state.arrays if name not in required]
     if missing or surplus:
         got = "; ".join(
-            f"{what} {_first(names)}" for what, names in (("missing", missing), ("unknown", surplus)) if names
+            f"{what} {list_first(names)}"
+            for what, names in (("missing", missing), ("unknown", surplus))
+            if names
         )
-        raise _mismatch("the saved state is of another model, adapter or engine", got)
+        raise mismatch("the saved state is of another model, adapter or engine", got)
     wrong = [
         f"{name} {saved.dtype}{list(saved.shape)} for {dtype_name(values.dtype)}{list(values.shape)}"
         for name, values in required.items()
         if not _same(saved := state.arrays[name], values)
     ]
     if wrong:
-        raise _mismatch("saved arrays have another shape or type", _first(wrong))
+        raise mismatch("saved arrays have another shape or type", list_first(wrong))
 
 
 def _same(array: Array, values: mx.array) -> bool:
     return tuple(array.shape) == tuple(values.shape) and array.dtype == dtype_name(values.dtype)
-
-
-def _number(state: EngineState, key: str) -> float:
-    value = state.values.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _mismatch(f"`{key}` is not in the saved state", repr(value))
-    return value
-
-
-def _first(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
-
-
-def _mismatch(what: str, got: str) -> CheckpointError:
-    return CheckpointError(
-        what,
-        where="engine state",
-        got=got,
-        hint="resume with the settings the run was started with",
-        code="checkpoint.engine-mismatch",
-    )

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from tunewright.engines.merge_certificate import state_difference
 from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.load import load_model
 from tunewright.engines.torch.precision import DTYPES, compute_in
 from tunewright.engines.torch.varlen import takes_documents
-from tunewright.errors import EngineError
 
 
 @torch.no_grad()
@@ -48,20 +48,4 @@ def certify_merge(
     fine = log_probs(merged.float(), rows, "fp32")
     coarse = log_probs(merged.bfloat16(), rows, "fp32")
     bound = 2 * float((fine - coarse).abs().max())
-    if not measured <= bound:
-        raise EngineError(
-            "the merged model does not compute what the adapter does",
-            where=str(folder),
-            got=f"log-probabilities off by {measured:.2e}",
-            expected=f"at most {bound:.2e}",
-            hint="export the adapter without merging, or train with model.dtype: fp32",
-            code="engine.certificate",
-        )
-    return {
-        "kind": "merged",
-        "compared": "log-probabilities of next tokens",
-        "rows": len(rows),
-        "tokens": len(reference),
-        "largest_difference": measured,
-        "bound": bound,
-    }
+    return state_difference(folder, measured=measured, bound=bound, rows=len(rows), tokens=len(reference))

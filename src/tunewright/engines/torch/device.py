@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from traceback import clear_frames
 
 import torch
 
+from tunewright.engines.host import cpu_name, resident_bytes
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
 from tunewright.host_memory import host_memory_bytes
@@ -34,7 +32,7 @@ def detect_device(device: str) -> DeviceFacts:
     if device == "mps":
         return _mps_facts()
     if device == "cpu":
-        return DeviceFacts("cpu", _cpu_name(), host_memory_bytes(), _cpu_dtypes())
+        return DeviceFacts("cpu", cpu_name(), host_memory_bytes(), _cpu_dtypes())
     raise _no_device(device, "auto, cpu, mps, cuda or cuda:N", "correct `device`")
 
 
@@ -44,7 +42,7 @@ def memory_used_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    return _resident_bytes()
+    return resident_bytes()
 
 
 @contextmanager
@@ -99,7 +97,7 @@ def _mps_facts() -> DeviceFacts:
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16))
         if _computes_on_mps(dtype)
     )
-    return DeviceFacts("mps", _cpu_name(), host_memory_bytes(), dtypes)
+    return DeviceFacts("mps", cpu_name(), host_memory_bytes(), dtypes)
 
 
 def _computes_on_mps(dtype: torch.dtype) -> bool:
@@ -115,26 +113,6 @@ def _cpu_dtypes() -> tuple[str, ...]:
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     native = any(getattr(torch.cpu, name, lambda: False)() for name in names)
     return ("fp32", "bf16") if native else ("fp32",)
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _resident_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        import resource  # macOS: no /proc, and ru_maxrss is in bytes there
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _no_device(got: str, expected: str, hint: str) -> EngineError:

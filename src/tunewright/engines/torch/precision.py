@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tunewright.engines.number_formats import check_formats
 from tunewright.errors import EngineError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -14,24 +15,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def check_precision(dtype: str, precision: str, device: torch.device) -> None:
     """Raise EngineError unless frozen weights of `dtype` can be computed with in `precision` on `device`."""
-    if dtype not in DTYPES or precision not in DTYPES:
-        wrong = "model.dtype" if dtype not in DTYPES else "train.precision"
-        raise EngineError(
-            "no such number format",
-            where=wrong,
-            got=dtype if dtype not in DTYPES else precision,
-            expected="fp32, bf16 or fp16",
-            code="engine.unknown-dtype",
-        )
-    if dtype not in ("fp32", precision):
-        raise EngineError(
-            f"weights stored in {dtype} cannot be computed with in {precision}",
-            where="model.dtype",
-            got=dtype,
-            expected=f"fp32 or {precision}",
-            hint=f"set train.precision: {dtype} or model.dtype: {precision}",
-            code="engine.dtype-mismatch",
-        )
+    check_formats(dtype, precision)
     if precision == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         raise EngineError(
             "this GPU has no bf16",

@@ -6,17 +6,17 @@ and `first_scale/<parameter>`, `second_scale/<parameter>` where moments are in 8
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from tunewright.engines.saved_state import list_first, mismatch, read_number
 from tunewright.engines.torch.arrays import dtype_name, to_array, to_tensor
 from tunewright.engines.torch.optimizer import AdamW
 from tunewright.engines.torch.precision import LossScale
 from tunewright.engines.torch.rng import RandomState
-from tunewright.errors import CheckpointError
 from tunewright.types import Array, EngineState, JsonValue
 
 
@@ -61,7 +61,7 @@ def restore(parts: Parts, state: EngineState) -> None:
     buffers = {f"buffer/{name}": buffer for name, buffer in parts.model.named_buffers()}
     random = {f"rng/{name}": tensor for name, tensor in parts.random.states.items()}
     _check_fits({**slots, **random}, buffers, state)
-    steps = _number(state, "optimizer_steps")
+    steps = read_number(state, "optimizer_steps")
     scale = None if parts.scale is None else _scale_values(state)
     for name, tensor in slots.items():
         tensor.copy_(to_tensor(state.arrays[name]))
@@ -92,16 +92,18 @@ def _check_fits(
     surplus = [name for name in state.arrays if name not in required and name not in optional]
     if missing or surplus:
         got = "; ".join(
-            f"{what} {_first(names)}" for what, names in (("missing", missing), ("unknown", surplus)) if names
+            f"{what} {list_first(names)}"
+            for what, names in (("missing", missing), ("unknown", surplus))
+            if names
         )
-        raise _mismatch("the saved state is of another model, adapter or device", got)
+        raise mismatch("the saved state is of another model, adapter or device", got)
     wrong = [
         f"{name} {saved.dtype}{list(saved.shape)} for {dtype_name(tensor.dtype)}{list(tensor.shape)}"
         for name, tensor in {**required, **optional}.items()
         if (saved := state.arrays.get(name)) is not None and not _same(saved, tensor)
     ]
     if wrong:
-        raise _mismatch("saved arrays have another shape or type", _first(wrong))
+        raise mismatch("saved arrays have another shape or type", list_first(wrong))
 
 
 def _same(array: Array, tensor: torch.Tensor) -> bool:
@@ -109,26 +111,4 @@ def _same(array: Array, tensor: torch.Tensor) -> bool:
 
 
 def _scale_values(state: EngineState) -> tuple[float, float]:
-    return _number(state, "loss_scale"), _number(state, "loss_scale_clean_steps")
-
-
-def _number(state: EngineState, key: str) -> float:
-    value = state.values.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _mismatch(f"`{key}` is not in the saved state", repr(value))
-    return value
-
-
-def _first(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
-
-
-def _mismatch(what: str, got: str) -> CheckpointError:
-    return CheckpointError(
-        what,
-        where="engine state",
-        got=got,
-        hint="resume with the settings the run was started with",
-        code="checkpoint.engine-mismatch",
-    )
+    return read_number(state, "loss_scale"), read_number(state, "loss_scale_clean_steps")
