@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
@@ -16,14 +15,3 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now; its peak on macOS, which tells no other."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        import resource  # macOS: no /proc, and ru_maxrss is in bytes there
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

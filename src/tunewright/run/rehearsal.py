@@ -37,38 +37,34 @@ def rehearse_longest(inputs: Inputs, marks: RunMarks, progress: Progress, *, pro
         return
     if place.kind == "cpu" and _need(inputs, plan, place) <= TRIED_ABOVE * place.usable_bytes:
         return
-    tried: LongestPass | None = None
-    while tried is None:
-        tried = _try_once(inputs, marks, progress, place, process_bytes)
-    marks.watchdog.beat()
-
-
-def _try_once(
-    inputs: Inputs, marks: RunMarks, progress: Progress, place: DeviceClass, process_bytes: int
-) -> LongestPass | None:
-    """The pass that went well; None when the rows a forward pass were halved instead."""
-    plan = marks.feed.plan
-    rule = build_rule(inputs, plan.micro_batch_size)
-    tried = find_longest_pass(inputs.data.train_sources, rule, largest_id=inputs.tokenizer.largest_id)
-    marks.watchdog.beat()
     started = perf_counter()
-    try:
-        rehearse(marks.engine, tried.micro_batches)
-    except EngineOutOfMemory as error:
-        marks.split(progress, _too_long(tried, error))
-        return None
-    on_cpu = place.kind == "cpu"
+    tried = _try_until_it_fits(inputs, marks, progress)
+    marks.watchdog.beat()
     rows, tokens = tried.micro_batches[0].tokens_BT.shape
+    taken = peak_process_bytes() - process_bytes if place.kind == "cpu" else marks.engine.memory_used_bytes()
     marks.emit(
         "rehearsed",
         progress.step,
         rows=rows,
         tokens=tokens,
-        bytes=peak_process_bytes() - process_bytes if on_cpu else marks.engine.memory_used_bytes(),
-        planned_bytes=_need(inputs, plan, place),
+        # A peak is that of all tries, and one that did not fit had all the memory there is.
+        bytes=taken if marks.feed.plan == plan else None,
+        planned_bytes=_need(inputs, marks.feed.plan, place),
         seconds=perf_counter() - started,
     )
-    return tried
+
+
+def _try_until_it_fits(inputs: Inputs, marks: RunMarks, progress: Progress) -> LongestPass:
+    while True:
+        rule = build_rule(inputs, marks.feed.plan.micro_batch_size)
+        tried = find_longest_pass(inputs.data.train_sources, rule, largest_id=inputs.tokenizer.largest_id)
+        marks.watchdog.beat()
+        try:
+            rehearse(marks.engine, tried.micro_batches)
+        except EngineOutOfMemory as error:
+            marks.split(progress, _too_long(tried, error))
+        else:
+            return tried
 
 
 def _need(inputs: Inputs, plan: Plan, place: DeviceClass) -> int:

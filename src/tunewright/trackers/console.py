@@ -167,9 +167,10 @@ def _amendments(event: Event) -> str:
 
 
 def _rehearsed_line(event: Event) -> str:
-    taken, planned = (f"{event[name] / 2**30:.2f} GiB" for name in ("bytes", "planned_bytes"))
+    taken = "fits now" if event["bytes"] is None else f"took {event['bytes'] / 2**30:.2f} GiB"
+    planned = f"{event['planned_bytes'] / 2**30:.2f} planned"
     batch = f"{event['rows']} x {event['tokens']:,} tokens"
-    return f"tried the longest micro-batch, {batch}: {taken}, {planned} planned ({event['seconds']:.1f} s)"
+    return f"tried the longest micro-batch, {batch}: {taken}, {planned} ({event['seconds']:.1f} s)"
 
 
 LINES: dict[str, Callable[[Event], str]] = {

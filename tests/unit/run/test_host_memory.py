@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 import pytest
 
 from tunewright import host_memory
-from tunewright.host_memory import host_memory_bytes
+from tunewright.host_memory import host_memory_bytes, peak_process_bytes, resident_bytes
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -57,3 +59,21 @@ def test_nothing_that_tells_is_0(groups, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(os, "sysconf", unknown)
     assert host_memory_bytes() == 0
+
+
+def test_memory_of_this_process_now_and_at_most():
+    before, peak = resident_bytes(), peak_process_bytes()
+    block = bytearray(b"\1") * (peak - before + 64 * 2**20)
+    assert resident_bytes() >= before + len(block) // 2
+    grown = peak_process_bytes()
+    assert grown >= peak + 32 * 2**20
+    del block
+    # The kernel counts in batches of pages.
+    assert peak_process_bytes() >= grown - 2**20
+
+
+def test_without_the_kernels_account_it_is_the_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host_memory, "STATUS", tmp_path / "none")
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    assert resident_bytes() == peak_process_bytes() == peak

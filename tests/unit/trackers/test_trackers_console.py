@@ -31,7 +31,23 @@ def _tracker(
     return ConsoleTracker(total, shown, report_every=report_every), out
 
 
+REHEARSED = {
+    "type": "rehearsed",
+    "step": 0,
+    "rows": 4,
+    "tokens": 2048,
+    "planned_bytes": 2**30,
+    "seconds": 2.0,
+}
 EVENTS = [
+    (
+        {**REHEARSED, "bytes": 5 * 2**28},
+        "tried the longest micro-batch, 4 x 2,048 tokens: took 1.25 GiB, 1.00 planned (2.0 s)",
+    ),
+    (
+        {**REHEARSED, "bytes": None},
+        "tried the longest micro-batch, 4 x 2,048 tokens: fits now, 1.00 planned (2.0 s)",
+    ),
     (
         {
             "type": "checkpoint",

@@ -9,10 +9,10 @@ from traceback import clear_frames
 
 import mlx.core as mx
 
-from tunewright.engines.host import cpu_name, resident_bytes
+from tunewright.engines.host import cpu_name
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
-from tunewright.host_memory import host_memory_bytes
+from tunewright.host_memory import host_memory_bytes, resident_bytes
 
 _OUT_OF_MEMORY = re.compile(r"[Uu]nable to allocate|[Aa]ttempting to allocate|[Oo]ut of memory|bad_alloc")
 # What stays free for the rest of the machine: a Metal device that is asked for more ends the process.

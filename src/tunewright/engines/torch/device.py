@@ -9,10 +9,10 @@ from traceback import clear_frames
 
 import torch
 
-from tunewright.engines.host import cpu_name, resident_bytes
+from tunewright.engines.host import cpu_name
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
-from tunewright.host_memory import host_memory_bytes
+from tunewright.host_memory import host_memory_bytes, resident_bytes
 
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory")
 
