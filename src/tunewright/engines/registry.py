@@ -48,6 +48,11 @@ def detect_device(name: str, device: str) -> DeviceFacts:
     return cast(DeviceFacts, _load_module(name, "device").detect_device(device))
 
 
+def import_engine(name: str) -> None:
+    """Load the libraries of engine `name`, so that memory taken from now on is a run's own."""
+    _load_module(name, "engine")
+
+
 def build_engine(name: str, spec: EngineSpec) -> Engine:
     """Load the model of `spec` into engine `name`, ready to train."""
     return cast(Engine, _load_module(name, "engine").build_engine(spec))

@@ -12,7 +12,7 @@ from tunewright.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from tunewright.config.load import LoadedConfig, dump_config, load_config
 from tunewright.config.schema import RunConfig
 from tunewright.data.report import DataReport
-from tunewright.engines.registry import build_engine
+from tunewright.engines.registry import build_engine, import_engine
 from tunewright.errors import CheckpointError, ExitCode, TunewrightError
 from tunewright.files import json_bytes, replace_file
 from tunewright.host_memory import resident_bytes
@@ -86,6 +86,7 @@ def _run(
 ) -> RunResult:
     config = inputs.config
     plan, changes = _settle_plan(inputs, checkpoint)
+    import_engine(plan.engine)
     process_bytes = resident_bytes()
     engine = build_engine(plan.engine, build_engine_spec(inputs, plan))
     if checkpoint and engine.facts.kernels != plan.kernels:

@@ -29,7 +29,8 @@ def rehearse_longest(inputs: Inputs, marks: RunMarks, progress: Progress, *, pro
     """Try the longest micro-batch of this data and tell what it took (`rehearsed`). Rows a forward pass are
     halved until it fits, as in a step.
 
-    process_bytes: of the process before the engine. Raises EngineOutOfMemory when one row does not fit.
+    process_bytes: of the process before the engine was built. Raises EngineOutOfMemory when one row does not
+    fit.
     """
     plan = marks.feed.plan
     place = class_of(detect_device(plan.engine, plan.device))
