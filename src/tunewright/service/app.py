@@ -41,14 +41,15 @@ def build_app(service: Service) -> ASGIApp:
     app.state.service = service
     app.state.model_server = ModelServer(service)
     install(app)
-    app.include_router(health.router)
-    app.include_router(metrics.router)
-    app.include_router(files.router)
+    # Routes are tried in turn: those that are asked most come first.
     for prefix in jobs.PREFIXES:
         app.include_router(jobs.router, prefix=prefix, include_in_schema=prefix == jobs.PREFIXES[0])
+    app.include_router(files.router)
     app.include_router(models.router)
     app.include_router(chat.router)
     app.include_router(completions.router)
+    app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(worker.router, include_in_schema=False)
     return RequestIds(Observed(PatientBodies(Refusals(app)), service))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Annotated, cast
+from typing import Annotated, TypeVar, cast
 
+from anyio import to_thread
 from fastapi import Depends, Request
 
 from tunewright.service.audit import AuditLog
-from tunewright.service.db.database import Database
+from tunewright.service.db.database import Connection, Database
 from tunewright.service.db.keys import find_key
 from tunewright.service.faults import AUTHENTICATION, PERMISSION, ApiError
 from tunewright.service.keys import Scope, hash_secret, is_well_formed
@@ -17,6 +19,8 @@ from tunewright.service.records import KeyRecord
 from tunewright.service.settings import ServeSettings
 from tunewright.service.store import BlobStore
 from tunewright.service.traffic import Traffic, too_many_requests
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,17 @@ class Service:
     """Set when the server ends, for answers that would go on."""
 
 
+async def look_up(service: Service, question: Callable[[Connection], Found]) -> Found:
+    """What a short question to the database finds, for coroutines.
+
+    SQLite answers it from memory in less time than it takes to wake a thread, and never waits for a writer. A
+    database elsewhere is asked in a thread.
+    """
+    if service.database.is_sqlite:
+        return service.database.ask_here(question)
+    return await to_thread.run_sync(service.database.ask, question)
+
+
 # Dependencies that wait for nothing are coroutines: any other runs in a thread, which costs more than it.
 async def current_service(request: Request) -> Service:
     """The server that a request came to."""
@@ -43,9 +58,10 @@ async def current_service(request: Request) -> Service:
 ServiceArg = Annotated[Service, Depends(current_service)]
 
 
-def authenticate(request: Request, service: ServiceArg) -> KeyRecord:
-    """The key of a request. Raises ApiError 401 for none, a wrong, expired or revoked one, 429 for one that
-    asked too much, and 403 for a project header that is not the key's."""
+async def authenticate(request: Request) -> KeyRecord:
+    """The key of a request, counted. Raises ApiError 401 for none, a wrong, expired or revoked one, 429 for
+    one that asked too much, and 403 for a project header that is not the key's."""
+    service = await current_service(request)
     given = request.headers.getlist("authorization")
     scheme, _, secret = (given[0] if len(given) == 1 else "").partition(" ")
     secret = secret.strip()
@@ -53,8 +69,8 @@ def authenticate(request: Request, service: ServiceArg) -> KeyRecord:
         raise _unauthorised("You didn't provide an API key. Send it as: Authorization: Bearer YOUR_KEY")
     key = None
     if is_well_formed(secret):
-        with service.database.read() as connection:
-            key = find_key(connection, hash_secret(service.pepper, secret))
+        hashed = hash_secret(service.pepper, secret)
+        key = await look_up(service, lambda connection: find_key(connection, hashed))
     if key is None:
         raise _unauthorised("Incorrect API key provided. Make one with: tunewright key create")
     allowance = service.traffic.admit(key, service.settings.limits.requests_per_minute)
@@ -65,9 +81,6 @@ def authenticate(request: Request, service: ServiceArg) -> KeyRecord:
     if project and project != key.project:
         raise ApiError(403, f"This key belongs to another project than {project}", type=PERMISSION)
     return key
-
-
-KeyArg = Annotated[KeyRecord, Depends(authenticate)]
 
 
 def _unauthorised(message: str) -> ApiError:
@@ -91,23 +104,26 @@ def check_scope(key: KeyRecord, scope: Scope) -> None:
         )
 
 
-async def user_key(key: KeyArg) -> KeyRecord:
+# Calls, not dependencies of dependencies: FastAPI takes longer to find out what one needs than this takes.
+async def user_key(request: Request) -> KeyRecord:
     """The key of a call on files, jobs or models."""
-    check_scope(key, "jobs")
-    return key
+    return await _key_for(request, "jobs")
 
 
-async def worker_key(key: KeyArg) -> KeyRecord:
+async def worker_key(request: Request) -> KeyRecord:
     """The key of a worker's call."""
-    check_scope(key, "worker")
-    return key
+    return await _key_for(request, "worker")
 
 
-async def metrics_key(key: KeyArg) -> KeyRecord:
+async def metrics_key(request: Request) -> KeyRecord:
     """The key of a call that reads what the server does as a whole."""
-    check_scope(key, "metrics")
+    return await _key_for(request, "metrics")
+
+
+async def _key_for(request: Request, scope: Scope) -> KeyRecord:
+    key = await authenticate(request)
+    check_scope(key, scope)
     return key
 
 
 UserArg = Annotated[KeyRecord, Depends(user_key)]
-WorkerArg = Annotated[KeyRecord, Depends(worker_key)]

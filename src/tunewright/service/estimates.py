@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from tunewright.service.db.database import Connection, clock
-from tunewright.service.db.events import read_newest_metrics
+from tunewright.service.db.events import read_paces
 from tunewright.service.jobs import Status
 from tunewright.service.records import JobRecord
 
@@ -16,8 +16,7 @@ def estimate_finish(connection: Connection, job: JobRecord) -> int | None:
     """Unix seconds; None unless the job runs and has told of a step. Evaluations and saves are left out."""
     if job.status is not Status.RUNNING or job.total_steps is None:
         return None
-    newest = read_newest_metrics(connection, job.id, STEPS_LOOKED_AT)
-    paces = [float(figures["step_seconds"]) for figures in newest if figures.get("step_seconds") is not None]
+    paces = read_paces(connection, job.id, STEPS_LOOKED_AT)
     if not paces:
         return None
     return int(clock(connection) + median(paces) * max(job.total_steps - job.step, 0))

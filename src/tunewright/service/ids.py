@@ -29,4 +29,10 @@ def short_id() -> str:
 
 
 def _random(length: int) -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+    # One look at the system's random numbers for all letters: there is an id to every request.
+    number = secrets.randbelow(len(_ALPHABET) ** length)
+    letters: list[str] = []
+    for _ in range(length):
+        number, place = divmod(number, len(_ALPHABET))
+        letters.append(_ALPHABET[place])
+    return "".join(letters)

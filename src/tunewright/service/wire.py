@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tunewright.service.corked import corked
 from tunewright.service.faults import INVALID_REQUEST
 from tunewright.service.ids import REQUEST, new_id
 
@@ -52,9 +53,9 @@ class CarefulProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """A caller connects."""
-        super().connection_made(transport)
-        # Head and body of an answer are two writes: without this the second waits for the caller's delayed
-        # acknowledgement of the first, 40 ms. asyncio sets it for sockets that name their protocol only.
+        super().connection_made(corked(transport, self.loop))
+        # Else a write waits for the caller's delayed acknowledgement of the one before, 40 ms. asyncio sets
+        # it for sockets that name their protocol only.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._set_timer()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from threading import Lock, local
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -16,6 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError as DatabaseFault
 __all__ = ["Connection", "Database", "DatabaseFault", "clock", "hold_name", "sqlite_url"]
 
 BUSY_SECONDS = 30
+
+Found = TypeVar("Found")
 
 
 class Database:
@@ -37,6 +39,8 @@ class Database:
         else:
             self.engine = create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
             self._writer = nullcontext()
+        self._here = local()
+        self._kept: list[Connection] = []
 
     @contextmanager
     def read(self) -> Generator[Connection]:
@@ -51,8 +55,33 @@ class Database:
         with connected as connection, self._writer, connection.begin():
             yield connection
 
+    def ask(self, question: Callable[[Connection], Found]) -> Found:
+        """What `question` finds in a transaction that changes nothing."""
+        with self.read() as connection:
+            return question(connection)
+
+    def ask_here(self, question: Callable[[Connection], Found]) -> Found:
+        """The same on a connection that this thread keeps for itself, so that it never waits for one. For
+        threads that live as long as the server."""
+        connection: Connection | None = getattr(self._here, "connection", None)
+        if connection is None:
+            connection = self._here.connection = self.engine.connect()
+            self._kept.append(connection)
+        try:
+            with connection.begin():
+                return question(connection)
+        except DatabaseFault:
+            # Whatever is wrong with it, the next question begins anew.
+            connection.invalidate()
+            connection.close()
+            self._kept.remove(connection)
+            self._here.connection = None
+            raise
+
     def close(self) -> None:
         """Give all connections back."""
+        while self._kept:
+            self._kept.pop().close()
         self.engine.dispose()
 
 
@@ -84,8 +113,13 @@ def _prepare_sqlite(engine: Engine) -> None:
             connection.execute(f"PRAGMA {pragma}")
 
     def on_begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get("writes", False):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            # By the driver: SQLAlchemy takes as long for this line as for a whole question. It locks nothing
+            # and so never fails.
+            driver: Any = connection.connection.dbapi_connection
+            driver.execute("BEGIN")
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)

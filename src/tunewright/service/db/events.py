@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from tunewright.service.db.database import clock
 from tunewright.service.db.rows import to_event
@@ -60,31 +60,51 @@ def add_events(connection: Connection, job_id: str, new: Sequence[NewEvent]) -> 
         connection.execute(update(jobs).where(jobs.c.id == job_id).values(last_event=last))
 
 
+# Made once, as in keys.py: clients that watch a job ask for them again and again.
+_OF_JOB = events.c.job_id == bindparam("job")
+_NUMBER = select(events.c.seq).where(_OF_JOB, events.c.id == bindparam("event"))
+_BEFORE = (
+    select(events)
+    .where(_OF_JOB, events.c.seq < bindparam("number"))
+    .order_by(events.c.seq.desc())
+    .limit(bindparam("most"))
+)
+_BEHIND = (
+    select(events)
+    .where(_OF_JOB, events.c.seq > bindparam("number"))
+    .order_by(events.c.seq)
+    .limit(bindparam("most"))
+)
+_NEWEST_PACES = (
+    select(metrics.c.figures["step_seconds"].as_float())
+    .where(metrics.c.job_id == bindparam("job"))
+    .order_by(metrics.c.step.desc())
+    .limit(bindparam("most"))
+)
+_BEYOND_ALL = 2**31 - 1
+
+
 def list_events(
     connection: Connection, job_id: str, limit: int, after: str | None
 ) -> tuple[list[EventRecord], bool] | None:
     """Events newest first, from behind `after`, and whether there are more; None for an unknown `after`."""
-    query = select(events).where(events.c.job_id == job_id)
-    if after is not None:
-        last = event_number(connection, job_id, after)
-        if last is None:
-            return None
-        query = query.where(events.c.seq < last)
-    rows = connection.execute(query.order_by(events.c.seq.desc()).limit(limit + 1)).mappings()
+    last = _BEYOND_ALL if after is None else event_number(connection, job_id, after)
+    if last is None:
+        return None
+    rows = connection.execute(_BEFORE, {"job": job_id, "number": last, "most": limit + 1}).mappings()
     found = [to_event(row) for row in rows]
     return found[:limit], len(found) > limit
 
 
 def event_number(connection: Connection, job_id: str, event_id: str) -> int | None:
     """The number of an event of this job; None for an unknown id."""
-    query = select(events.c.seq).where(events.c.job_id == job_id, events.c.id == event_id)
-    return connection.execute(query).scalar_one_or_none()
+    return connection.execute(_NUMBER, {"job": job_id, "event": event_id}).scalar_one_or_none()
 
 
 def events_behind(connection: Connection, job_id: str, number: int, limit: int) -> list[EventRecord]:
     """Events with a higher number, oldest first."""
-    query = select(events).where(events.c.job_id == job_id, events.c.seq > number)
-    return [to_event(row) for row in connection.execute(query.order_by(events.c.seq).limit(limit)).mappings()]
+    rows = connection.execute(_BEHIND, {"job": job_id, "number": number, "most": limit}).mappings()
+    return [to_event(row) for row in rows]
 
 
 def record_metrics(
@@ -108,10 +128,10 @@ def read_metrics(connection: Connection, job_id: str) -> dict[int, Mapping[str, 
     return {row[0]: row[1] for row in connection.execute(query.order_by(metrics.c.step))}
 
 
-def read_newest_metrics(connection: Connection, job_id: str, limit: int) -> list[Mapping[str, Any]]:
-    """Figures of the last steps, newest first."""
-    query = select(metrics.c.figures).where(metrics.c.job_id == job_id)
-    return list(connection.execute(query.order_by(metrics.c.step.desc()).limit(limit)).scalars())
+def read_paces(connection: Connection, job_id: str, limit: int) -> list[float]:
+    """Seconds that each of the last steps took, where they are known."""
+    found = connection.execute(_NEWEST_PACES, {"job": job_id, "most": limit}).scalars()
+    return [seconds for seconds in found if seconds is not None]
 
 
 def read_step(connection: Connection, job_id: str, step: int) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, func, insert, or_, select, update
 
 from tunewright.service.db.pages import Page, read_page
 from tunewright.service.db.rows import to_job
@@ -19,12 +19,17 @@ def add_job(connection: Connection, values: Mapping[str, Any]) -> None:
     connection.execute(insert(jobs).values(**values))
 
 
+# Made once, as in keys.py: clients that wait for a job ask for it again and again.
+_JOB = select(jobs).where(jobs.c.project == bindparam("project"), jobs.c.id == bindparam("job"))
+_JOB_FOR_CHANGE = _JOB.with_for_update()
+
+
 def find_job(
     connection: Connection, project: str, job_id: str, *, for_change: bool = False
 ) -> JobRecord | None:
     """A job of this project. for_change: nobody else may change it until the transaction ends."""
-    query = select(jobs).where(jobs.c.project == project, jobs.c.id == job_id)
-    row = connection.execute(query.with_for_update() if for_change else query).mappings().first()
+    query = _JOB_FOR_CHANGE if for_change else _JOB
+    row = connection.execute(query, {"project": project, "job": job_id}).mappings().first()
     return to_job(row) if row else None
 
 

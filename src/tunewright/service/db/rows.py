@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -51,4 +52,9 @@ def to_artifact(row: RowMapping, files: Iterable[RowMapping]) -> ArtifactRecord:
 
 
 def _values(record: Any, row: RowMapping) -> dict[str, Any]:
-    return {field.name: row[field.name] for field in fields(record)}
+    return {name: row[name] for name in _names(record)}
+
+
+@cache
+def _names(record: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(record))

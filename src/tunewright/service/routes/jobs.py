@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
 from tunewright.service.actions import act
-from tunewright.service.context import ServiceArg, UserArg
+from tunewright.service.context import ServiceArg, UserArg, look_up
 from tunewright.service.creation import create_job
 from tunewright.service.db.artifacts import list_checkpoints
 from tunewright.service.db.database import Connection
@@ -21,7 +21,7 @@ from tunewright.service.event_stream import stream_events
 from tunewright.service.faults import bad_value, no_such_job
 from tunewright.service.jobs import Action
 from tunewright.service.openapi import SERVER_SENT, streamed
-from tunewright.service.records import JobRecord, KeyRecord
+from tunewright.service.records import EventRecord, JobRecord, KeyRecord
 from tunewright.service.repeats import CallerArg, RepeatArg
 from tunewright.service.schemas import lists
 from tunewright.service.schemas.jobs import (
@@ -66,10 +66,9 @@ def list_(
 
 
 @router.get("/{job_id}")
-def retrieve(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
+async def retrieve(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
     """One job."""
-    with service.database.read() as connection:
-        return _shown(connection, _found(connection, key, job_id))
+    return await look_up(service, lambda connection: _shown(connection, _found(connection, key, job_id)))
 
 
 @router.post("/{job_id}/cancel")
@@ -91,7 +90,7 @@ def resume(job_id: JobId, service: ServiceArg, key: UserArg) -> Job:
 
 
 @router.get("/{job_id}/events", response_model=lists.Page[Event], responses=EVENT_STREAM)
-def events(
+async def events(
     job_id: JobId,
     service: ServiceArg,
     key: UserArg,
@@ -107,14 +106,17 @@ def events(
     if stream:
         after = after or last_event_id
         service.traffic.streams.check(key, service.settings.limits.key_streams)
-    with service.database.read() as connection:
+
+    def question(connection: Connection) -> tuple[int | None, tuple[list[EventRecord], bool] | None]:
         job = _found(connection, key, job_id)
         behind = event_number(connection, job.id, after) if after else 0
-        found = None if stream else list_events(connection, job.id, limit, after)
+        return behind, None if stream else list_events(connection, job.id, limit, after)
+
+    behind, found = await look_up(service, question)
     if behind is None:
         raise bad_value(f"'after' names no event of this job: {after}", "after")
     if found is None:
-        lines = stream_events(service, key.project, job.id, behind)
+        lines = stream_events(service, key.project, job_id, behind)
         lines = service.traffic.streams.count(key, lines)
         return StreamingResponse(lines, media_type=SERVER_SENT, headers={"x-accel-buffering": "no"})
     return page_of([event_object(event) for event in found[0]], found[1])
