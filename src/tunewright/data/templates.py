@@ -25,6 +25,17 @@ from tunewright.types import JsonValue, Message, Role, ToolCall
 TEMPLATE_DATE = datetime(2025, 1, 1)
 _DATE_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
+# What templates raise, on purpose and by what they compute.
+_TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+
 _PROBE_CALL = ToolCall(name="probe", arguments='{"x": 1}')
 _PROBE = (Message("user", "probe question"), Message("assistant", "", tool_calls=(_PROBE_CALL,)))
 
@@ -124,13 +135,14 @@ class ChatTokenizer:
             )
         try:
             return self._apply(messages, tools, generation_prompt, self._mapping_arguments)
-        except jinja2.TemplateSyntaxError as error:
+        # Python compiles what jinja makes of it, and has limits of its own.
+        except (jinja2.TemplateSyntaxError, SyntaxError) as error:
             raise ModelError(
                 f"the chat template is not valid Jinja: {error}",
                 where=f"{self._where} line {error.lineno}",
                 code="model.bad-chat-template",
             ) from error
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except _TEMPLATE_FAULTS as error:
             raise DataError(
                 f"the chat template refuses this conversation: {error}",
                 hint="the template may not know this role, this order of roles, or tools",

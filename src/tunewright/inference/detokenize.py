@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from tunewright.data.templates import ChatTokenizer
+from tunewright.inference.vocabulary import Decodes
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -44,7 +44,7 @@ class TextStream:
 class TokenBytes:
     """The bytes that each token stands for, by the kind of the tokenizer's vocabulary."""
 
-    def __init__(self, tokenizer: ChatTokenizer) -> None:
+    def __init__(self, tokenizer: Decodes) -> None:
         self._backend: Any = tokenizer.backend
         self._added: dict[int, Any] = self._backend.get_added_tokens_decoder()
         decoder: Any = self._backend.decoder

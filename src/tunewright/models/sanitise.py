@@ -97,6 +97,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
+def _read_bytes(path: Path) -> bytes:
+    if path.stat().st_size > MOST_JSON_BYTES:
+        raise ModelError(
+            "the file is too large",
+            where=str(path),
+            got=f"{path.stat().st_size} bytes",
+            expected=f"at most {MOST_JSON_BYTES}",
+            code="model.bad-json",
+        )
+    return path.read_bytes()
+
+
 def _tokenizer_files(source: Path) -> dict[str, bytes]:
     if not (source / "tokenizer.json").is_file():
         slow = [name for name in _SLOW_TOKENIZER_FILES if (source / name).exists()]
@@ -110,7 +122,7 @@ def _tokenizer_files(source: Path) -> dict[str, bytes]:
             else "copy tokenizer.json and tokenizer_config.json from the model it was made from",
             code="model.no-tokenizer",
         )
-    written = {name: (source / name).read_bytes() for name in _TOKENIZER_FILES if (source / name).is_file()}
+    written = {name: _read_bytes(source / name) for name in _TOKENIZER_FILES if (source / name).is_file()}
     settings_path = source / "tokenizer_config.json"
     if settings_path.is_file():
         settings = read_json(settings_path)

@@ -119,28 +119,6 @@ def test_requests_of_several_models_are_answered_side_by_side(base: Path, adapte
     assert ("left", "done") not in told
 
 
-def test_a_template_without_end_ends_the_process_and_says_whose(base: Path, tmp_path) -> None:
-    folder = tmp_path / "endless"
-    folder.mkdir()
-    for file in base.iterdir():
-        (folder / file.name).symlink_to(file)
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    spin = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    (folder / "chat_template.jinja").write_text("{% if messages | length == 1 %}" + spin + "{% endif %}x")
-    code = (
-        "import sys, time\n"
-        "from tunewright.inference.serving.reader import Reader\n"
-        "from tunewright.inference.serving.request import read_ask\n"
-        "reader = Reader(print, lambda name, error: print(name, error, flush=True), most_seconds=1.0)\n"
-        "ask = {'id': 'x', 'name': 'm', 'base': sys.argv[1], 'folder': None}\n"
-        "reader.put(read_ask({**ask, 'messages': [{'role': 'user', 'content': 'hi'}]}))\n"
-        "time.sleep(60)\n"
-    )
-    found = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60)
-    assert found.returncode == 75
-    assert "x the chat template took over 1 s" in found.stdout
-
-
 def test_the_process_is_limited() -> None:
     code = (
         "from tunewright.inference.serving.limits import limit_process\n"

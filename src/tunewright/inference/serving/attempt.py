@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,11 +28,12 @@ def error_event(job_id: str, error: Exception) -> dict[str, Any]:
     """What the server is told of a request that cannot be answered."""
     where = None
     if isinstance(error, TunewrightError):
-        text, code, where = str(error).partition("\nhint:")[0], error.code, error.where
+        # Where a model lies is nobody's business.
+        where = None if error.where is None or os.path.isabs(error.where) else error.where
+        text = str(error).partition("\nhint:")[0].removeprefix("" if where else f"{error.where}: ")
+        code = error.code
     elif isinstance(error, MemoryError):
         text, code = "there is no memory left", "engine.out-of-memory"
-    elif isinstance(error, TimeoutError):
-        text, code = str(error), "data.template-refused"
     else:
         text, code = "the model server failed; its log says why", "internal"
     return {"event": "error", "id": job_id, "message": text, "code": code, "where": where}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from tunewright.errors import ConfigError
 from tunewright.inference.batch import Answer
 from tunewright.inference.generator import answer_room
 from tunewright.inference.sampling import Sampler, SamplingOptions
+from tunewright.inference.serving.prompt_process import PromptProcess
 from tunewright.inference.serving.told import Told, Voice
-from tunewright.inference.tool_calls import CallFormat, find_call_format, knows_tools
-from tunewright.types import Message, ToolCall
+from tunewright.inference.tool_calls import CallFormat
+from tunewright.inference.vocabulary import Vocabulary
 
 LONGEST_ANSWER = 4096
 """Tokens of an answer that nobody limited: a model that never stops would fill its whole context."""
@@ -31,12 +32,12 @@ class ModelName:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request. Its prompt is `messages` with `tools`, or `prompt`: text or token ids. first: the number of
-    its first answer among all of a call, which keys the draws."""
+    """A request. Its prompt is `messages`, as message_of takes them, with `tools`, or `prompt`: text or token
+    ids. first: the number of its first answer among all of a call, which keys the draws."""
 
     id: str
     model: ModelName
-    messages: Sequence[Message] = ()
+    messages: Sequence[Mapping[str, Any]] = ()
     tools: Sequence[str] = ()
     prompt: str | Sequence[int] = ""
     answers: int = 1
@@ -68,58 +69,65 @@ def read_ask(line: dict[str, Any]) -> Ask:
     fields = {**line}
     folder = fields.pop("folder")
     model = ModelName(fields.pop("name"), fields.pop("base"), Path(folder) if folder else None)
-    messages = [_message(message) for message in fields.pop("messages", ())]
-    return Ask(model=model, messages=messages, **fields)
+    return Ask(model=model, **fields)
 
 
-def prepare(ask: Ask, voice: Voice, *, max_positions: int | None, bytes_per_token: int) -> Job:
-    """Render and tokenise. Raises ConfigError, DataError and ModelError for what the model cannot take."""
-    calls = _call_format(ask, voice)
-    prompt = _tokens(ask, voice)
-    room = answer_room(len(prompt), max_positions)
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known of a model whose prompts are read. folder: of its tokenizer."""
+
+    folder: Path
+    vocabulary: Vocabulary
+    voice: Voice
+    max_positions: int | None
+    bytes_per_token: int
+
+
+def prepare(ask: Ask, reading: Reading, process: PromptProcess) -> Job:
+    """Have the prompt read. Raises ConfigError for what does not fit, and as PromptProcess.ask does."""
+    prompt, calls = _read(ask, reading, process)
+    room = answer_room(len(prompt), reading.max_positions)
     limit = min(LONGEST_ANSWER if ask.limit is None else ask.limit, room)
-    options = _options(ask, voice)
-    stop_ids = frozenset(voice.tokenizer.stop_ids)
+    options = _options(ask, reading.vocabulary)
     answers = [
-        Answer(prompt, Sampler(options, ask.first + number), limit, stop_ids, ask.log_probs)
+        Answer(
+            prompt, Sampler(options, ask.first + number), limit, reading.vocabulary.stop_ids, ask.log_probs
+        )
         for number in range(ask.answers)
     ]
     return Job(
         ask.id, ask.model, prompt, answers,
-        [Told(voice, ask.stops, calls) for _ in answers],
-        voice, ask.echo, ask.log_probs, ask.answers * (len(prompt) + limit) * bytes_per_token,
+        [Told(reading.voice, ask.stops, calls) for _ in answers],
+        reading.voice, ask.echo, ask.log_probs, ask.answers * (len(prompt) + limit) * reading.bytes_per_token,
     )  # fmt: skip
 
 
-def _tokens(ask: Ask, voice: Voice) -> list[int]:
-    if ask.messages:
-        return voice.tokenizer.encode_prompt(ask.messages, ask.tools)
-    if isinstance(ask.prompt, str):
-        return voice.tokenizer.encode_plain(ask.prompt)
-    _check_ids(ask.prompt, voice, "prompt")
-    return list(ask.prompt)
+def _read(ask: Ask, reading: Reading, process: PromptProcess) -> tuple[list[int], CallFormat | None]:
+    if not ask.messages and not isinstance(ask.prompt, str):
+        _check_ids(ask.prompt, reading.vocabulary, "prompt")
+        return list(ask.prompt), None
+    order = {
+        "do": "read",
+        "folder": str(reading.folder),
+        "messages": ask.messages,
+        "tools": ask.tools,
+        "prompt": ask.prompt,
+        "most": reading.max_positions,
+    }
+    told = process.ask(order)
+    # A prompt with more tokens than the model has places comes without them.
+    answer_room(told["count"], reading.max_positions)
+    return told["tokens"], CallFormat(**told["calls"]) if told["calls"] else None
 
 
-def _call_format(ask: Ask, voice: Voice) -> CallFormat | None:
-    if not ask.tools:
-        return None
-    if not knows_tools(voice.tokenizer, ask.messages, ask.tools):
-        raise ConfigError(
-            "the chat template of this model has no place for tools", where="tools", code="config.no-tools"
-        )
-    if not voice.call_formats:
-        voice.call_formats.append(find_call_format(voice.tokenizer))
-    return voice.call_formats[0]
-
-
-def _options(ask: Ask, voice: Voice) -> SamplingOptions:
+def _options(ask: Ask, vocabulary: Vocabulary) -> SamplingOptions:
     bias = {int(token): float(amount) for token, amount in ask.options.get("logit_bias", {}).items()}
-    _check_ids(list(bias), voice, "logit_bias")
+    _check_ids(list(bias), vocabulary, "logit_bias")
     return SamplingOptions(**{**ask.options, "logit_bias": bias})
 
 
-def _check_ids(ids: Sequence[int], voice: Voice, where: str) -> None:
-    largest = voice.tokenizer.largest_id
+def _check_ids(ids: Sequence[int], vocabulary: Vocabulary, where: str) -> None:
+    largest = vocabulary.largest_id
     wrong = next((token for token in ids if not 0 <= token <= largest), None)
     if wrong is not None:
         raise ConfigError(
@@ -129,8 +137,3 @@ def _check_ids(ids: Sequence[int], voice: Voice, where: str) -> None:
             expected=f"0 to {largest}",
             code="config.bad-token",
         )
-
-
-def _message(fields: dict[str, Any]) -> Message:
-    calls = tuple(ToolCall(**call) for call in fields.get("tool_calls", ()))
-    return Message(**{**fields, "tool_calls": calls})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunewright.data.templates import ChatTokenizer
 from tunewright.inference.batch import Likely
 from tunewright.inference.detokenize import TextStream, TokenBytes
 from tunewright.inference.tool_calls import CallFormat
+from tunewright.inference.vocabulary import Decodes
 from tunewright.types import ToolCall
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -20,11 +20,10 @@ NEVER = -9999.0
 
 @dataclass(slots=True)
 class Voice:
-    """What the answers of one model need to be told. call_formats: found when a request first has tools."""
+    """What the answers of one model need to be told."""
 
-    tokenizer: ChatTokenizer
+    tokenizer: Decodes
     token_bytes: TokenBytes
-    call_formats: list[CallFormat | None] = field(default_factory=list)
 
     def entry(self, token: int, log_prob: float | None, top: Sequence[tuple[int, float]]) -> Json:
         """A token with its log-probability, as it is sent."""

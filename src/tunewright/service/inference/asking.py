@@ -25,6 +25,11 @@ _PARAMS = {
     "config.no-tools": ("tools", "unsupported_value"),
     "data.template-refused": ("prompt", "invalid_value"),
     "data.bad-tool-json": ("prompt", "invalid_value"),
+    "data.costly-prompt": ("prompt", "prompt_too_costly"),
+    "model.bad-chat-template": ("model", "unsupported_value"),
+    "model.bad-json": ("model", "unsupported_value"),
+    "model.bad-tokenizer": ("model", "unsupported_value"),
+    "model.costly-to-read": ("model", "unsupported_value"),
     "model.no-chat-template": ("model", "unsupported_value"),
 }
 """Code of an error of ours → the field at fault (None: the error names it) and OpenAI's code."""
@@ -129,6 +134,8 @@ def refusal(event: Event, prompt_param: str) -> ApiError:
         param, name = _PARAMS[code]
         param = prompt_param if param == "prompt" else param or event["where"]
         return ApiError(400, message, param=param, code=name)
+    if code == "engine.reader-lost":
+        return busy("The server's reader of prompts was lost and is started anew; ask again")
     if code == "engine.out-of-memory":
         return busy("The device has no memory left for this answer; ask for less, or again later")
     # The client would ask twice more, in vain.
