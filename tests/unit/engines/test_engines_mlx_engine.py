@@ -221,12 +221,12 @@ def test_a_pass_that_would_not_fit_is_not_started(folder):
     _train(engine, steps=1)
     engine.forward_backward([BATCH], denominator=WEIGHT)
     before = _state(engine)
-    room = engine._memory._limit
-    engine._memory._limit = mx.get_active_memory() + 50
+    room = engine._training._limit
+    engine._training._limit = mx.get_active_memory() + 50
     with pytest.raises(EngineOutOfMemory, match="micro_batch_size"):
         engine.forward_backward([BATCH], denominator=WEIGHT)
     assert _state(engine) == before
-    engine._memory._limit = room
+    engine._training._limit = room
     other = build_engine(build_spec(folder(), adapter={"dropout": 0.1}))
     _train(other, steps=1)
     other.forward_backward([BATCH], denominator=WEIGHT)
@@ -234,9 +234,49 @@ def test_a_pass_that_would_not_fit_is_not_started(folder):
     assert ours == theirs
 
 
-def test_an_unmeasured_pass_is_let_through():
-    with PassMemory("cpu", 10**12).watched(5):
-        pass
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_first_pass_that_would_not_fit_is_foretold_by_fewer_documents(folder, dropout):
+    """And where it fits the numbers are those of an engine that knew before."""
+    documents = draw_documents([40] * 16, seed=3)
+    batch, weight = lay_out([[one] for one in documents]), total_weight(documents)
+    engine, knows = (build_engine(build_spec(folder(), adapter={"dropout": dropout})) for _ in range(2))
+    mx.eval(engine._base.module.parameters())
+    engine._training._limit = mx.get_active_memory() + 4 * 2**20
+    with pytest.raises(EngineOutOfMemory, match="micro_batch_size"):
+        engine.forward_backward([batch], denominator=weight)
+    engine._training._limit = 2**40
+    knows._training._work, knows._training._bytes = 1e9, 1
+    for one in (engine, knows):
+        one.forward_backward([batch], denominator=weight)
+    ours, theirs = (one.optim_step(lr=1e-2, skip_above=None).read() for one in (engine, knows))
+    assert ours == theirs
+    assert _state(engine) == _state(knows)
+
+
+def _take(memory, rows, width, size):
+    with memory.watched(rows, width):
+        mx.eval(mx.ones(size, mx.uint8))
+
+
+def test_a_pass_is_foretold_from_one_that_is_no_less_than_a_quarter():
+    memory = PassMemory("cpu", mx.get_active_memory() + 40 * 2**20)
+    assert not memory.foretells(1, 16)
+    _take(memory, 1, 64, 10 * 2**20)
+    assert memory.foretells(4, 64)
+    with pytest.raises(EngineOutOfMemory, match="256 tokens"):
+        _take(memory, 4, 64, 1)  # 10 MiB and their share of a byte, four times
+    # The gradients in those 10 MiB do not grow: nothing is said of a pass of 64 times the work.
+    assert not memory.foretells(64, 64)
+    _take(memory, 64, 64, 12 * 2**20)
+    _take(memory, 4, 64, 1)
+    assert memory.foretells(64, 64)
+
+
+def test_attention_makes_long_documents_larger_than_their_tokens():
+    memory = PassMemory("cpu", 2**40)
+    _take(memory, 4, 1024, 1)
+    assert memory.foretells(16, 1024)
+    assert not memory.foretells(1, 8192)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from tunewright.engines.mlx.memory import PassMemory
 from tunewright.engines.mlx.optimizer import AdamW, StepOutcome
 from tunewright.engines.mlx.precision import DTYPES, build_loss_scale
 from tunewright.engines.mlx.rng import RandomKey
-from tunewright.engines.mlx.rows import Grouping, split_rows
+from tunewright.engines.mlx.rows import Grouping, Rows, split_rows
 from tunewright.engines.mlx.state import Parts, restore, snapshot
 from tunewright.engines.number_formats import check_formats
 from tunewright.engines.protocol import EngineFacts, EngineSpec
@@ -70,7 +70,7 @@ def build_engine(spec: EngineSpec) -> MlxEngine:
                 load_adapter(base, spec.adapter_folder, spec.adapter)
         else:
             train_all(base)
-        return MlxEngine(spec, base, device.device, PassMemory(device.device, usable_bytes(device)))
+        return MlxEngine(spec, base, device.device, usable_bytes(device))
 
 
 class PendingMlxStep:
@@ -96,8 +96,9 @@ class PendingMlxStep:
 class MlxEngine:
     """Implements engines.protocol.Engine; see there for what each call promises."""
 
-    def __init__(self, spec: EngineSpec, base: BaseModel, device: str, memory: PassMemory) -> None:
-        self._spec, self._base, self._device, self._memory = spec, base, device, memory
+    def __init__(self, spec: EngineSpec, base: BaseModel, device: str, memory_bytes: int) -> None:
+        self._spec, self._base, self._device = spec, base, device
+        self._training, self._evaluation = (PassMemory(device, memory_bytes) for _ in range(2))
         trained: dict[str, Any] = dict(tree_flatten(base.module.trainable_parameters()))
         optimizer = AdamW(
             trained, betas=spec.betas, epsilon=spec.epsilon, weight_decay=spec.weight_decay,
@@ -158,7 +159,7 @@ class MlxEngine:
         rights: list[mx.array] = []
         with on_device(self._device):
             for rows in split_rows(batch, self._grouping):
-                with self._memory.watched(rows.tokens_KN.size):
+                with self._evaluation.watched(*rows.tokens_KN.shape):
                     loss, right = self._passes.forward(self._parts.optimizer.weights, to_device(rows))
                     mx.eval(loss, right)
                 losses.append(loss)
@@ -183,14 +184,16 @@ class MlxEngine:
             return export_model(self._base, self._spec, folder, self._recent)
 
     def memory_used_bytes(self) -> int:
-        return memory_used_bytes(self._device, self._memory.peak_bytes)
+        peak_bytes = max(self._training.peak_bytes, self._evaluation.peak_bytes)
+        return memory_used_bytes(self._device, peak_bytes)
 
     def _one_batch(self, batch: Batch, denominator: float) -> None:
         optimizer, scale = self._parts.optimizer, self._parts.scale
         factor = mx.array(1 / denominator, mx.float32) * (1.0 if scale is None else scale.scale)
         for rows in split_rows(batch, self._grouping):
+            self._feel_forward(rows, factor)
             key = self._parts.random.split() if self._spec.adapter.dropout else None
-            with self._memory.watched(rows.tokens_KN.size):
+            with self._training.watched(*rows.tokens_KN.shape):
                 loss, right, gradients = self._passes.differentiate(
                     optimizer.weights, to_device(rows), factor, key
                 )
@@ -199,6 +202,17 @@ class MlxEngine:
                 mx.eval(optimizer.gradients, loss, right)
             self._losses.append(loss)
             self._rights.append(right)
+
+    def _feel_forward(self, rows: Rows, factor: mx.array) -> None:
+        """Passes over a part of the documents, for what they tell of memory, until the whole is foretold."""
+        count, width = rows.tokens_KN.shape
+        if count == 1 or self._training.foretells(count, width):
+            return
+        part = rows.first(max(1, count // 4))
+        self._feel_forward(part, factor)
+        key = mx.random.key(0) if self._spec.adapter.dropout else None
+        with self._training.watched(*part.tokens_KN.shape):
+            mx.eval(self._passes.differentiate(self._parts.optimizer.weights, to_device(part), factor, key))
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

@@ -38,6 +38,12 @@ class Rows:
     labels_L: NDArray[np.int32]
     weights_L: NDArray[np.float32]
 
+    def first(self, count: int) -> Rows:
+        """The first so many documents."""
+        tokens_KN = self.tokens_KN[:count]
+        kept_L = self.places_L < tokens_KN.size
+        return Rows(tokens_KN, self.places_L[kept_L], self.labels_L[kept_L], self.weights_L[kept_L])
+
 
 @dataclass(frozen=True, slots=True)
 class _Document:
