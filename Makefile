@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos soak bench bench-mlx mac-check conformance fuzz-api docs clean
+.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos soak service-load bench bench-mlx mac-check conformance fuzz-api docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -65,6 +65,9 @@ chaos: $(VENV)/.installed-dev  ## Kill a run KILLS times (100) and compare it wi
 
 soak: $(VENV)/.installed-dev  ## Train for HOURS (1) with a kill every KILL_MINUTES (5) and measure what that costs
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/soak.py --hours $(HOURS) --kill-minutes $(KILL_MINUTES) --engine $(ENGINE)
+
+service-load: $(VENV)/.installed-dev  ## Let 200 clients watch a job that trains, and measure what that costs the API and training
+	@$(BIN)/python scripts/service_load.py $(OPTIONS)
 
 conformance: $(VENV)/.installed-dev  ## Run the official client 1.x, 2.x and 3.x against fresh servers on both databases
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow tests/service/test_client_versions.py
