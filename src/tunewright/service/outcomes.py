@@ -10,7 +10,7 @@ from tunewright.service.db.events import NewEvent, add_events, count_trained_tok
 from tunewright.service.db.queue import end_attempt, lock_expired
 from tunewright.service.jobs import Action, Status, next_status
 from tunewright.service.records import JobRecord
-from tunewright.service.retry import judge
+from tunewright.service.retry import WORKER_LOST, judge
 from tunewright.service.run_settings import resolve_hyperparameters
 from tunewright.service.schemas.lease import Finish
 from tunewright.service.settings import Limits
@@ -45,7 +45,7 @@ def release_expired(connection: Connection) -> int:
     return len(expired)
 
 
-_LOST = Finish(outcome="failed", message="The worker was lost", code="worker_lost")
+_LOST = Finish(outcome="failed", message="The worker was lost", code=WORKER_LOST)
 
 
 def _validated(connection: Connection, job: JobRecord, told: Finish, limits: Limits) -> None:

@@ -32,6 +32,7 @@ _RETRIES = {
     ExitCode.STALLED: MOST_ATTEMPTS - 1,
     ExitCode.INTERNAL: 1,
 }
+WORKER_LOST = "worker_lost"
 _FIRST_DELAY_SECONDS = 1.0
 _LONGEST_DELAY_SECONDS = 60.0
 
@@ -50,6 +51,9 @@ def judge(exit_code: int | None, code: str | None, failures: int) -> Verdict:
     code: the error code of the run's last event, if it wrote one. failures: attempts that failed before.
     """
     if failures < _retries(exit_code, code):
+        if code == WORKER_LOST:
+            # The lease that ran out was the wait.
+            return Verdict(True)
         return Verdict(True, min(_FIRST_DELAY_SECONDS * 2**failures, _LONGEST_DELAY_SECONDS))
     return Verdict(False)
 

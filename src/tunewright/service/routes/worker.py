@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from tunewright.service.artifacts import check_stored, new_artifact
 from tunewright.service.context import Service, ServiceArg, worker_key
-from tunewright.service.db.artifacts import keep_newest, put_artifact
+from tunewright.service.db.artifacts import keep_newest, newest_state, put_artifact
 from tunewright.service.db.blobs import known_blobs
 from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events, record_metrics
@@ -58,7 +58,8 @@ def claim(body: Claim, service: ServiceArg, models: ModelServerArg) -> Lease | R
         note_worker(connection, body.worker, body.name, body.capabilities)
         job = claim_job(connection, body.worker, seconds, service.settings.limits.project_running)
         if job is None:
-            return Response(status_code=204)
+            # Seldom enough for many workers, often enough to take a lost job over soon after its lease.
+            return Response(status_code=204, headers={"retry-after": f"{min(1.0, seconds / 10):g}"})
         lease = build_lease(service, connection, job)
         if job.status is Status.QUEUED:
             _begin(connection, job)
@@ -135,11 +136,14 @@ def add_artifact(job_id: str, body: NewArtifact, service: ServiceArg, attempt: A
     """Record a folder of the run whose bytes are stored."""
     with _held(service, job_id, attempt) as (connection, job):
         check_stored(service, connection, body)
+        known = newest_state(connection, job.id)
         put_artifact(connection, new_artifact(connection, job, body))
         if body.kind == "state":
             keep_newest(connection, job.id, "state", 1)
-            # An attempt that got further is no failure in a row.
-            change_job(connection, job.id, failures=0)
+            if known is None or body.step > known.step:
+                # An attempt that got further is no failure in a row; one that only sends again what was
+                # known is.
+                change_job(connection, job.id, failures=0)
         if body.kind == "checkpoint":
             keep_newest(connection, job.id, "checkpoint", service.settings.limits.checkpoints_kept)
 

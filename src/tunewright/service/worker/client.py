@@ -22,8 +22,10 @@ from tunewright.service.schemas.lease import (
     StoredFileModel,
 )
 from tunewright.service.store import CHUNK_BYTES
+from tunewright.service.worker.child import LEASE_SHARE
 
-TIMEOUT = httpx2.Timeout(60.0, connect=10.0)
+LONGEST_SECONDS = 60.0
+POLL_SECONDS = 1.0
 
 
 class LeaseLost(Exception):
@@ -41,17 +43,29 @@ class ServerClient:
     def __init__(self, server: str, key: str) -> None:
         self._server = server
         self._http = httpx2.Client(
-            base_url=server.rstrip("/"), headers={"authorization": f"Bearer {key}"}, timeout=TIMEOUT
+            base_url=server.rstrip("/"), headers={"authorization": f"Bearer {key}"}, timeout=LONGEST_SECONDS
         )
+        self.poll_seconds = POLL_SECONDS
+        """How long to wait before the next claim when nothing waits, as the server said."""
+        self._patience = LONGEST_SECONDS
 
     def claim(self, claim: Claim) -> Lease | None:
         """A job to work on; None when nothing waits."""
         response = self._call("POST", "/worker/claim", body=claim)
-        return None if response.status_code == 204 else Lease.model_validate_json(response.content)
+        if response.status_code != 204:
+            lease = Lease.model_validate_json(response.content)
+            # Whoever waits longer than a lease waits for a refusal.
+            self._patience = min(lease.lease_seconds, LONGEST_SECONDS)
+            return lease
+        self.poll_seconds = float(response.headers.get("retry-after", POLL_SECONDS))
+        return None
 
     def renew(self, lease: Lease) -> Renewed:
         """Let the lease run on; says what the job's owner wants."""
-        return Renewed.model_validate_json(self._about(lease, "renew").content)
+        # A line that has gone silent may not cost the lease: there is time to ask again. And an answer that
+        # came later would let the trainer run on beyond the lease, which counts from the question.
+        seconds = lease.lease_seconds * (1 - LEASE_SHARE)
+        return Renewed.model_validate_json(self._about(lease, "renew", seconds=seconds).content)
 
     def report(self, lease: Lease, report: Report) -> None:
         """Send events and figures."""
@@ -79,7 +93,7 @@ class ServerClient:
         headers = {ATTEMPT_HEADER: str(lease.attempt)}
         place = f"/worker/jobs/{lease.job}/blobs/{file.sha256}"
         try:
-            with self._http.stream("GET", place, headers=headers) as response:
+            with self._http.stream("GET", place, headers=headers, timeout=self._patience) as response:
                 if response.status_code != 200:
                     response.read()
                     self._check(response)
@@ -93,8 +107,11 @@ class ServerClient:
         """Close all connections."""
         self._http.close()
 
-    def _about(self, lease: Lease, name: str, body: BaseModel | None = None) -> httpx2.Response:
-        return self._call("POST", f"/worker/jobs/{lease.job}/{name}", body=body, attempt=lease.attempt)
+    def _about(
+        self, lease: Lease, name: str, body: BaseModel | None = None, seconds: float | None = None
+    ) -> httpx2.Response:
+        place = f"/worker/jobs/{lease.job}/{name}"
+        return self._call("POST", place, body=body, attempt=lease.attempt, seconds=seconds)
 
     def _call(
         self,
@@ -104,6 +121,7 @@ class ServerClient:
         body: BaseModel | None = None,
         content: Iterator[bytes] | None = None,
         attempt: int | None = None,
+        seconds: float | None = None,
     ) -> httpx2.Response:
         headers = {} if attempt is None else {ATTEMPT_HEADER: str(attempt)}
         data: Any = content
@@ -111,7 +129,9 @@ class ServerClient:
             headers["content-type"] = "application/json"
             data = body.model_dump_json().encode()
         try:
-            response = self._http.request(method, path, content=data, headers=headers)
+            response = self._http.request(
+                method, path, content=data, headers=headers, timeout=seconds or self._patience
+            )
         except httpx2.TransportError as error:
             raise ServerAway(f"{self._server}: {error}") from error
         self._check(response)
@@ -121,7 +141,8 @@ class ServerClient:
         status = response.status_code
         if status == 409:
             raise LeaseLost(response.text)
-        if status >= 500 or status == 429:
+        # 408: the body came too slowly, which is a matter of the line.
+        if status >= 500 or status in (408, 429):
             raise ServerAway(f"{self._server}: status {status}")
         if status in (401, 403):
             raise ServiceError(

@@ -20,9 +20,8 @@ from tunewright.service.ids import WORKER, new_id
 from tunewright.service.schemas.lease import Claim
 from tunewright.service.signals import stop_event
 from tunewright.service.worker.attempt import work_on
-from tunewright.service.worker.client import LeaseLost, ServerAway, ServerClient
+from tunewright.service.worker.client import POLL_SECONDS, LeaseLost, ServerAway, ServerClient
 
-POLL_SECONDS = 1.0
 LONGEST_AWAY_SECONDS = 15.0
 FORGOTTEN_SECONDS = 7 * 24 * 3600
 """Age at which the folder of a job that nobody came back to is removed."""
@@ -67,15 +66,15 @@ def _claim_until_stopped(client: ServerClient, claim: Claim, folder: Path, stop:
             lease = client.claim(claim)
         except (ServerAway, LeaseLost) as error:
             log.warning("no answer: %s", error)
-            wait = min(2 * wait, LONGEST_AWAY_SECONDS)
             stop.wait(wait)
+            wait = min(2 * wait, LONGEST_AWAY_SECONDS)
             continue
         wait = POLL_SECONDS
         if lease is not None:
             work_on(client, lease, folder, stop.is_set)
         else:
             # Many workers must not ask in step.
-            stop.wait(POLL_SECONDS * random.uniform(0.7, 1.3))
+            stop.wait(client.poll_seconds * random.uniform(0.7, 1.3))
 
 
 def check_engine() -> None:

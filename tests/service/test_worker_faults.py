@@ -1,0 +1,130 @@
+"""What a worker and the server make of lost workers, silent lines and answers that come too late."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from service_proxy import fault_proxy
+from service_server import RunningServer, chat_rows, serve_here, upload, wait_until
+from service_worker import HandWorker, worker_by_hand
+from tunewright.service.db.events import list_events
+from tunewright.service.db.jobs import change_job, find_job
+from tunewright.service.ids import WORKER, new_id
+from tunewright.service.records import JobRecord
+from tunewright.service.schemas.lease import Claim, Finish
+from tunewright.service.settings import ServeSettings
+from tunewright.service.worker.client import ServerAway, ServerClient
+from tunewright.service.worker.keeper import LeaseKeeper
+
+LEASE_SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with serve_here(
+        ServeSettings(home=tmp_path_factory.mktemp("home"), lease_seconds=LEASE_SECONDS)
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def worker(server: RunningServer, tmp_path: Path) -> Iterator[HandWorker]:
+    with worker_by_hand(server, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def job(server: RunningServer, project: str) -> str:
+    with server.client(project=project) as client:
+        file = upload(client, chat_rows(10)).id
+        return client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file).id
+
+
+def record(server: RunningServer, project: str, job: str) -> JobRecord:
+    with server.service.database.read() as connection:
+        found = find_job(connection, project, job)
+    assert found is not None
+    return found
+
+
+def test_a_lost_worker_is_replaced_as_soon_as_its_lease_is_over(
+    server: RunningServer, worker: HandWorker, project: str, job: str
+) -> None:
+    first = worker.begin(job)
+    for lost in (1, 2):
+        lease = wait_until(worker.claim, "the job is given away again", seconds=30)
+        assert (lease.job, lease.attempt) == (job, first.attempt + lost)
+        with server.service.database.read() as connection:
+            events, _ = list_events(connection, job, 10, None) or ([], False)
+        told = [event for event in events if event.message.startswith("The worker was lost")]
+        assert len(told) == lost
+        assert record(server, project, job).not_before - told[0].created_at < 0.5
+    worker.client.finish(lease, Finish(outcome="failed", exit_code=2, code="x", message=""))
+
+
+def test_only_a_newer_state_forgets_failures(
+    server: RunningServer, worker: HandWorker, project: str, job: str
+) -> None:
+    """A worker that takes a job up again sends what it finds in its folder; that is no progress."""
+    killed = Finish(outcome="failed", exit_code=137, message="killed")
+    lease = worker.begin(job)
+    for step, failures in ((3, 1), (3, 2), (2, 3), (4, 1)):
+        worker.save(lease, "state", step)
+        worker.client.finish(lease, killed)
+        assert record(server, project, job).failures == failures
+        with server.service.database.write() as connection:
+            change_job(connection, job, not_before=0.0)
+        if step < 4:
+            lease = worker.claim_job(job)
+
+
+def test_workers_ask_as_often_as_the_lease_wants(server: RunningServer, tmp_path: Path) -> None:
+    claim = Claim(worker=new_id(WORKER), name="asks")
+    with serve_here(ServeSettings(home=tmp_path)) as slow:
+        for each, seconds in ((server, LEASE_SECONDS / 10), (slow, 1.0)):
+            client = ServerClient(each.url, each.key("worker"))
+            while client.claim(claim):
+                pass
+            assert client.poll_seconds == seconds
+            client.close()
+
+
+def test_a_line_that_went_silent_does_not_cost_the_lease(
+    server: RunningServer, worker: HandWorker, job: str
+) -> None:
+    lease = worker.begin(job)
+    with fault_proxy(server.url) as proxy:
+        client = ServerClient(proxy.url, server.key("worker"))
+        proxy.hold_answers = 1
+        with LeaseKeeper(client, lease) as keeper:
+            time.sleep(1.5 * LEASE_SECONDS)
+            assert not keeper.is_lost
+            assert proxy.connections > 1
+        client.close()
+    worker.client.finish(lease, Finish(outcome="failed", exit_code=2, code="x", message=""))
+
+
+class _TooSlow(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(408)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+def test_a_body_that_came_too_slowly_is_sent_again() -> None:
+    with HTTPServer(("127.0.0.1", 0), _TooSlow) as stub:
+        threading.Thread(target=stub.serve_forever, daemon=True).start()
+        client = ServerClient(f"http://127.0.0.1:{stub.server_port}", "key")
+        with pytest.raises(ServerAway):
+            client.claim(Claim(worker=new_id(WORKER), name="slow"))
+        client.close()
+        stub.shutdown()
