@@ -76,6 +76,13 @@ def test_the_same_step_has_the_same_fact_in_every_attempt() -> None:
     assert facts == ["step:1", "step:1"]
 
 
+def test_a_run_that_goes_on_from_its_last_step_has_that_step() -> None:
+    """Its log may begin on this machine, and what is left to do is the export."""
+    translator = Translator(0)
+    report = translator.report([event("resumed", 4, from_step=4), event("run_finished", 4)])
+    assert (report.step, messages(report)) == (4, ["Resumed from step 4"])
+
+
 def test_warnings_are_told_without_the_folder() -> None:
     translator = Translator(0, hidden="/secret/place/")
     report = translator.report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Training:
         arguments = ["train", run_file.name, "--out", RUN]
         if (self._run / "config.yaml").exists():
             arguments.append("--resume")
+            # A log that begins elsewhere does not say it.
+            self._translator.total_steps = _planned_steps(self._run)
         child = LeashedChild(arguments, folder=self._folder, lease_seconds=self._lease.lease_seconds)
         self._keeper.attend(child)
         uploads = Uploads(self._transfer, self._run, self._warn)
@@ -117,3 +120,11 @@ class Training:
         if code == ExitCode.DATA_ERROR:
             return {"code": "invalid_training_file", "message": message, "param": "training_file"}
         return {"code": found, "message": message, "param": None}
+
+
+def _planned_steps(run: Path) -> int:
+    """Steps of the whole run by its plan; 0 before it has one."""
+    try:
+        return int(json.loads((run / "plan.json").read_bytes())["total_steps"])
+    except FileNotFoundError:
+        return 0

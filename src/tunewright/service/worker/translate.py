@@ -35,6 +35,9 @@ class Translator:
             kind, step = event["type"], int(event["step"])
             if kind == "run_started":
                 self.total_steps = int(event["total_steps"])
+            elif kind == "resumed":
+                # A run that was saved at its end has no step left to tell.
+                self.step = max(self.step, step)
             # Saves are told late, so only another step or the end says that no evaluation follows.
             if self._held is not None and (
                 kind == "run_finished" or (kind == "step" and step != self._held["step"])

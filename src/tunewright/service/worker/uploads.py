@@ -85,6 +85,9 @@ class Uploads:
             except LeaseLost:
                 raise
             except Exception as error:
+                if folder.kind == "state" and isinstance(error, FileNotFoundError):
+                    # A run removes a state when it has a newer one.
+                    return
                 # Whatever it is, the run goes on, and its owner is told.
                 fault = _reason(error)
                 log.warning("%s was not stored: %s", what, fault, exc_info=error)
