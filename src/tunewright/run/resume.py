@@ -18,6 +18,8 @@ from tunewright.run.plan import Plan
 AMENDABLE = ("train.micro_batch_size", "train.activation_checkpointing")
 # Settings that say when to look and to save, never what is learned. Data files are compared by content.
 FREE_SETTINGS = ("checkpoint.", "evaluate.", "logging.", "track", "run.", "data.eval", "data.train")
+# The checkpoint holds what became of these values; the folder that they came from may lie elsewhere now.
+STARTING_PLACE = "adapter.start_from"
 
 
 def load_request(
@@ -93,7 +95,9 @@ def check_same_settings(before: Mapping[str, Any], now: RunConfig) -> None:
             code="config.resume-conflict",
         )
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _may_change(key)
+        if old.get(key) != new.get(key)
+        and not _may_change(key)
+        and not (key == STARTING_PLACE and old.get(key) and new.get(key))
     ]
     if errors:
         raise ConfigErrors(errors)

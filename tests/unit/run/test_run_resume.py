@@ -49,6 +49,14 @@ def test_when_to_look_and_save_may_change() -> None:
     check_same_settings(before, now)
 
 
+def test_the_adapter_that_a_run_started_from_may_lie_elsewhere_by_now() -> None:
+    """On another machine its folder has another path; its values are in the checkpoint."""
+    before = config(adapter={"start_from": "/first/start"}).model_dump(mode="json")
+    check_same_settings(before, config(adapter={"start_from": "/second/start"}))
+    with pytest.raises(ConfigErrors, match=r"adapter\.start_from"):
+        check_same_settings(before, config())
+
+
 def test_a_run_is_found_by_folder_or_by_checkpoint(tmp_path: Path) -> None:
     step = tmp_path / "run/checkpoints/step-000004"
     step.mkdir(parents=True)
