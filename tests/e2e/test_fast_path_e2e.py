@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+from tunewright.host_cpu import cpu_dtypes
 from tunewright.trackers.jsonl import read_steps
 
 SETTINGS = (
@@ -43,6 +44,19 @@ def test_a_stopped_run_on_fast_layers_goes_on_to_the_same_bits(tunewright, run_f
     again = read_steps(tmp_path / "killed/events.jsonl")
     assert {step: values["loss"] for step, values in again.items()} == losses
     assert _adapter(tmp_path / "killed") == _adapter(tmp_path / "whole")
+
+
+def test_adapters_on_a_cpu_are_fast_where_it_multiplies_bf16(tunewright, run_file, tmp_path: Path) -> None:
+    settings = ("device=cpu", "engine=torch", "train.max_steps=1", "checkpoint.export_every=never")
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    done = tunewright("train", run_file, "--out", "run", *overrides)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((tmp_path / "run/plan.json").read_text())
+    expected = cpu_dtypes()[-1]
+    assert (plan["dtype"], plan["precision"]) == (expected, expected)
+    assert plan["path"] == {"bf16": "fast", "fp32": "plain: fp32 on a CPU"}[expected]
+    said = json.loads(tunewright("plan", run_file, "--device", "cpu", "--json").stdout)
+    assert (said["dtype"], said["precision"]) == (expected, expected)
 
 
 def test_a_mask_of_its_own_with_the_fast_path_asked_for_falls_back_and_says_so_once(

@@ -27,6 +27,7 @@ def _losses(run: Path) -> list[tuple[float, float]]:
 def test_both_engines_train_alike_and_answer_alike(tunewright, run_file, tmp_path: Path) -> None:
     settings = (
         "adapter.dropout=0",
+        "train.precision=fp32",
         "train.max_steps=4",
         "train.micro_batch_size=3",
         "evaluate.every_steps=9",

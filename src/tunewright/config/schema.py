@@ -194,8 +194,8 @@ class TrainConfig(Section):
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW term added to the denominator."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Compute type. `auto` is bf16 on a GPU that has it, fp16 with loss scaling on one that has not, fp32 on
-    a CPU."""
+    """Compute type. `auto` is bf16 on a GPU that has it, fp16 with loss scaling on one that has not. On a CPU
+    it is bf16 for adapters where `torch` finds instructions for it (avx512_bf16, amx_bf16), else fp32."""
     activation_checkpointing: Literal["auto"] | bool | Annotated[int, Field(ge=0)] = "auto"
     """Recompute activations in the backward pass: much less memory, about a third slower. A number is that of
     decoder layers that do so. `auto` takes as few as fit into the device's memory, none where all fits."""

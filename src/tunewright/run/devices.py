@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
+from tunewright.host_cpu import cpu_dtypes
 from tunewright.host_memory import host_memory_bytes
 
 GIB = 2**30
@@ -18,14 +19,14 @@ GIB = 2**30
 # What is left for training after the driver's and the C library's own needs. On a CPU the C library's heap
 # holds on to freed arrays: processes took 1.05 to 2.3 times what was live, see docs/concepts/memory.md.
 _USABLE = {"cuda": 0.95, "mps": 0.75, "cpu": 0.6}
-_KIND_DTYPES = {"cuda": ("fp32", "bf16", "fp16"), "mps": ("fp32", "bf16", "fp16"), "cpu": ("fp32", "bf16")}
+_GPU_DTYPES = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceClass:
     """A device as the planner sees it. kind: cuda, mps (one memory with the host) or cpu. flops: matrix
     operations a second by number format, nominal; efficiency: the share of them that training reached in
-    `source`. Empty flops: speed is not known."""
+    `source`. Empty flops: speed is not known. dtypes: number formats at native speed."""
 
     name: str
     kind: str
@@ -33,16 +34,17 @@ class DeviceClass:
     flops: Mapping[str, float] = field(default_factory=dict[str, float])
     efficiency: float = 0.0
     source: str = ""
+    dtypes: tuple[str, ...] = _GPU_DTYPES
 
     @property
     def usable_bytes(self) -> int:
         """Memory that a run may plan with; 0 where the device does not tell."""
         return int(self.memory_bytes * _USABLE[self.kind])
 
-    @property
-    def facts(self) -> DeviceFacts:
-        """The same in the words of the engines."""
-        return DeviceFacts(self.kind, self.name, self.memory_bytes, _KIND_DTYPES[self.kind])
+    def facts_for(self, engine: str) -> DeviceFacts:
+        """The same in the words of `engine`. MLX computes in fp32 on a CPU."""
+        dtypes = ("fp32",) if (engine, self.kind) == ("mlx", "cpu") else self.dtypes
+        return DeviceFacts(self.kind, self.name, self.memory_bytes, dtypes)
 
 
 _HOPPER = {"fp32": 67e12, "bf16": 989e12, "fp16": 989e12}
@@ -53,8 +55,8 @@ _HOPPER_SOURCE = (
 # A matrix product alone reaches 450e9 in bf16; training gains less than twice its fp32 speed.
 _CPU_CORE = {"fp32": 95e9, "bf16": 230e9}
 _CPU_SOURCE = (
-    "half of 95 GFLOP/s a core in fp32, 230 in bf16; LoRA steps of a 55 M model reached 0.54 (plain) and 0.65 "
-    "(fast) of the latter on an AMD EPYC with avx512_bf16, other CPUs differ"
+    "half of 95 GFLOP/s a core in fp32, 230 in bf16; LoRA steps of a 55 M model reached 0.54 (plain) and "
+    "0.65 (fast) of the latter on an AMD EPYC with avx512_bf16, other CPUs differ"
 )
 
 DEVICES: dict[str, DeviceClass] = {
@@ -78,7 +80,7 @@ _CLASS_KINDS = {"metal": "mps"}
 def class_of(facts: DeviceFacts) -> DeviceClass:
     """The class of a device that an engine has detected."""
     kind = facts.device.partition(":")[0]
-    return DeviceClass(facts.name, _CLASS_KINDS.get(kind, kind), facts.memory_bytes)
+    return DeviceClass(facts.name, _CLASS_KINDS.get(kind, kind), facts.memory_bytes, dtypes=facts.dtypes)
 
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(GiB|GB|G)?", re.IGNORECASE)
@@ -144,5 +146,11 @@ def _cpu() -> DeviceClass:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flops = {name: cores * rate for name, rate in _CPU_CORE.items()}
     return DeviceClass(
-        f"this machine's CPU, {cores} cores", "cpu", host_memory_bytes(), flops, 0.5, _CPU_SOURCE
+        f"this machine's CPU, {cores} cores",
+        "cpu",
+        host_memory_bytes(),
+        flops,
+        0.5,
+        _CPU_SOURCE,
+        cpu_dtypes(),
     )

@@ -72,7 +72,7 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
     # Of the device that is planned for, which need not be the one this runs on.
     on_device = "mlx" if device.kind == "mps" else "torch"
     engine = on_device if config.engine == "auto" else config.engine
-    dtypes = resolve_dtypes(config, device.facts)
+    dtypes = resolve_dtypes(config, device.facts_for(engine))
     facts = memory_facts(config, arch, device.kind, dtypes, resolve_quantization(config, engine))
     split = resolve_split(config, facts, device.usable_bytes)
     template = base_dir / config.data.chat_template if config.data.chat_template else None

@@ -152,7 +152,7 @@ def resolve_dtypes(config: RunConfig, device: DeviceFacts) -> tuple[str, str]:
     """
     precision = config.train.precision
     if precision == "auto":
-        precision = _best_precision(device)
+        precision = _best_precision(config, device)
     if precision not in device.dtypes:
         raise ConfigError(
             f"{device.device} ({device.name}) cannot train in {precision}",
@@ -166,8 +166,10 @@ def resolve_dtypes(config: RunConfig, device: DeviceFacts) -> tuple[str, str]:
     return ("fp32" if config.adapter.kind == "none" else precision), precision
 
 
-def _best_precision(device: DeviceFacts) -> str:
-    if device.device.startswith("cpu"):
+def _best_precision(config: RunConfig, device: DeviceFacts) -> str:
+    """16 bits where the device multiplies them natively. Full training on a CPU stays in fp32: no fast layers
+    are there for it."""
+    if device.device == "cpu" and config.adapter.kind == "none":
         return "fp32"
     return next((name for name in ("bf16", "fp16") if name in device.dtypes), "fp32")
 

@@ -32,6 +32,7 @@ from tunewright.run.split import resolve_micro_batch_size
 from tunewright.types import Example, SourceRef
 
 CPU = DeviceFacts("cpu", "a processor", 8 << 30, ("fp32", "bf16"))
+OLD_CPU = DeviceFacts("cpu", "an old processor", 8 << 30, ("fp32",))
 GPU = DeviceFacts("cuda:0", "a GPU", 80 << 30, ("bf16", "fp16", "fp32"))
 ARCH = known_arch("Qwen/Qwen2.5-7B")
 # Of a build before 4-bit bases and choices of layers.
@@ -48,7 +49,9 @@ def config(**sections: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("device", "kind", "expected"),
     [
-        (CPU, "lora", ("fp32", "fp32")),
+        (CPU, "lora", ("bf16", "bf16")),
+        (CPU, "none", ("fp32", "fp32")),
+        (OLD_CPU, "lora", ("fp32", "fp32")),
         (GPU, "lora", ("bf16", "bf16")),
         (GPU, "none", ("fp32", "bf16")),
         (OLD_GPU, "lora", ("fp16", "fp16")),
@@ -64,7 +67,21 @@ def test_a_precision_that_the_device_lacks_is_refused() -> None:
 
 
 def test_storage_can_be_named() -> None:
-    assert resolve_dtypes(config(model={"name": "m", "dtype": "bf16"}), CPU) == ("bf16", "fp32")
+    assert resolve_dtypes(config(model={"name": "m", "dtype": "fp32"}), CPU) == ("fp32", "bf16")
+    assert resolve_dtypes(config(model={"name": "m", "dtype": "fp32"}), OLD_CPU) == ("fp32", "fp32")
+
+
+def test_precision_can_be_named() -> None:
+    assert resolve_dtypes(config(train={"precision": "fp32"}), CPU) == ("fp32", "fp32")
+    assert resolve_dtypes(config(train={"precision": "bf16"}, adapter="none"), CPU) == ("fp32", "bf16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resume_computes_in_what_its_plan_says(precision: str) -> None:
+    """Whatever `auto` would come to by now, on this machine or with this build."""
+    plan = read_plan({**OLD_PLAN, "dtype": precision, "precision": precision}, config(), ARCH)
+    amended, changes = amend_plan(plan, config(), config(), ARCH)
+    assert (amended.dtype, amended.precision, changes) == (precision, precision, {})
 
 
 def test_micro_batch_fills_its_token_budget_but_never_exceeds_the_batch() -> None:

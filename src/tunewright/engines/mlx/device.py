@@ -9,9 +9,9 @@ from traceback import clear_frames
 
 import mlx.core as mx
 
-from tunewright.engines.host import cpu_name
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
+from tunewright.host_cpu import cpu_name
 from tunewright.host_memory import host_memory_bytes, resident_bytes
 
 _OUT_OF_MEMORY = re.compile(r"[Uu]nable to allocate|[Aa]ttempting to allocate|[Oo]ut of memory|bad_alloc")

@@ -9,9 +9,9 @@ from traceback import clear_frames
 
 import torch
 
-from tunewright.engines.host import cpu_name
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
+from tunewright.host_cpu import cpu_dtypes, cpu_name
 from tunewright.host_memory import host_memory_bytes, resident_bytes
 
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory")
@@ -32,7 +32,7 @@ def detect_device(device: str) -> DeviceFacts:
     if device == "mps":
         return _mps_facts()
     if device == "cpu":
-        return DeviceFacts("cpu", cpu_name(), host_memory_bytes(), _cpu_dtypes())
+        return DeviceFacts("cpu", cpu_name(), host_memory_bytes(), cpu_dtypes())
     raise _no_device(device, "auto, cpu, mps, cuda or cuda:N", "correct `device`")
 
 
@@ -106,13 +106,6 @@ def _computes_on_mps(dtype: torch.dtype) -> bool:
         return bool((one @ one).float().sum().item() == 8)
     except (RuntimeError, TypeError):
         return False
-
-
-def _cpu_dtypes() -> tuple[str, ...]:
-    """fp16 is left out on purpose: no CPU trains faster in it, and its range needs loss scaling."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    native = any(getattr(torch.cpu, name, lambda: False)() for name in names)
-    return ("fp32", "bf16") if native else ("fp32",)
 
 
 def _no_device(got: str, expected: str, hint: str) -> EngineError:
