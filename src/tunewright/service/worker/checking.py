@@ -15,7 +15,9 @@ from tunewright.service.worker.inputs import data_name
 from tunewright.service.worker.keeper import LeaseKeeper
 from tunewright.service.worker.leash import TIMED_OUT
 
-LIMITS = ChildLimits(wall_seconds=1800, memory_bytes=16 * 2**30)
+MEMORY_BYTES = 16 * 2**30
+FIRST_SECONDS, BYTES_PER_SECOND, MOST_SECONDS = 300.0, 100_000, 1800.0
+"""How long a file may take: a small one that unpacks to gigabytes does not hold up a worker for long."""
 BAD_FILE = "invalid_training_file"
 POLL_SECONDS = 0.1
 PROBLEMS_TOLD = 10
@@ -31,15 +33,31 @@ def check_files(lease: Lease, folder: Path, keeper: LeaseKeeper, stopping: Calla
     ):
         if file is None:
             continue
-        code = _run(_arguments(lease, data_name(name, file)), lease, folder, keeper, stopping)
+        limits = check_limits(file.bytes)
+        child = LeashedChild(
+            _arguments(lease, data_name(name, file)),
+            folder=folder,
+            lease_seconds=lease.lease_seconds,
+            limits=limits,
+        )
+        code = _wait(child, keeper, stopping)
         if code is None:
             return Finish(outcome="stopped")
+        if code == TIMED_OUT:
+            message = f"The file takes longer than {limits.wall_seconds:.0f} s to check"
+            return Finish(outcome="failed", exit_code=code, code=BAD_FILE, message=message, param=param)
         report = _read_report(folder)
         fault = _fault(code, report, folder, param)
         if fault is not None:
             return fault
     counted = ("train_rows", "rows_read", "rows_cut", "rows_dropped", "tokens", "trained_tokens", "longest")
     return Finish(outcome="validated", exit_code=0, checked={name: report.get(name, 0) for name in counted})
+
+
+def check_limits(file_bytes: int) -> ChildLimits:
+    """What the check of a file of this size may take."""
+    seconds = min(FIRST_SECONDS + file_bytes / BYTES_PER_SECOND, MOST_SECONDS)
+    return ChildLimits(wall_seconds=seconds, memory_bytes=MEMORY_BYTES)
 
 
 def _arguments(lease: Lease, file: str) -> list[str]:
@@ -52,11 +70,8 @@ def _arguments(lease: Lease, file: str) -> list[str]:
     return arguments
 
 
-def _run(
-    arguments: list[str], lease: Lease, folder: Path, keeper: LeaseKeeper, stopping: Callable[[], bool]
-) -> int | None:
+def _wait(child: LeashedChild, keeper: LeaseKeeper, stopping: Callable[[], bool]) -> int | None:
     """The exit code; None when the check was ended on request."""
-    child = LeashedChild(arguments, folder=folder, lease_seconds=lease.lease_seconds, limits=LIMITS)
     keeper.attend(child)
     try:
         while (code := child.wait(POLL_SECONDS)) is None:
@@ -71,9 +86,6 @@ def _run(
 def _fault(code: int, report: Mapping[str, Any], folder: Path, param: str) -> Finish | None:
     if code == ExitCode.DONE:
         return None
-    if code == TIMED_OUT:
-        message = f"The file takes longer than {LIMITS.wall_seconds:.0f} s to check"
-        return Finish(outcome="failed", exit_code=code, code=BAD_FILE, message=message, param=param)
     found_code, message = read_error(folder / "stderr.log")
     if code == ExitCode.DATA_ERROR:
         problems = _problems(report)
