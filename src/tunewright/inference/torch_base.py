@@ -16,6 +16,7 @@ from tunewright.engines.torch.lora import add_adapter
 from tunewright.engines.torch.precision import DTYPES, check_precision
 from tunewright.inference.decoder import Decoders
 from tunewright.inference.torch_decoder import TorchDecoder
+from tunewright.inference.torch_rows import use_few_rows
 from tunewright.models.adapter_files import read_adapter
 from tunewright.models.arch import load_arch
 
@@ -29,6 +30,7 @@ def load_base(folder: Path, *, device: str, dtype: str) -> TorchBase:
         # The fused kernels of torch leave a soft cap out, and do so silently.
         if load_arch(folder).attention_soft_cap is None and getattr(model, "_supports_sdpa", False):
             set_attention(model, "sdpa")
+        use_few_rows(model)
     return TorchBase(model.requires_grad_(False).eval(), DTYPES[dtype])
 
 
