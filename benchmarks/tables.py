@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -116,11 +117,60 @@ def startup_table(result: dict[str, Any]) -> Iterator[str]:
         yield f"| {title} | {result[name]:.3g} | {bar:g} | {_verdict(result['met'][name])} |"
 
 
+def inference_table(result: dict[str, Any]) -> Iterator[str]:
+    """What inference.json holds."""
+    yield from _origin(result)
+    length = f"{result['prompt_tokens']} tokens of prompt and {result['new_tokens']} of answer"
+    yield f"Model {result['model']}, {result['dtype']}, one thread, {length}, {result['rounds']} rounds."
+    yield from ("", "| answers at a time | program | tokens/s | against transformers | |")
+    yield "| ---: | --- | ---: | ---: | --- |"
+    for rows in result["tokens_per_second"]["transformers"]:
+        for who, rates in result["tokens_per_second"].items():
+            ratio = result["ratios"].get(f"{who}, {rows}")
+            judged = (
+                " | |" if ratio is None else f" {ratio:.2f} | {_verdict(result['met'][f'{who}, {rows}'])} |"
+            )
+            yield f"| {rows} | {ANSWERED_BY[who]} | {median(rates[rows]):,.0f} |{judged}"
+
+
+ANSWERED_BY = {
+    "transformers": "transformers' generate",
+    "decoder": "Tunewright, in the same process",
+    "one call": "Tunewright, one call of the API",
+    "streams": "Tunewright, a stream of the API for each",
+}
+
+
+def service_load_table(result: dict[str, Any]) -> Iterator[str]:
+    """What service_load.json holds."""
+    yield from _origin(result)
+    threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
+    clients = f"{result['clients']} clients, each every {result['every_seconds']:g} s"
+    yield f"{clients}, {result['requests']:,} polls; the job trains with {threads}."
+    latency, steps = result["latency_ms"], result["step_ratio_to_static"]
+    figures = (
+        ("errors", f"{result['errors']}", "errors"),
+        ("answered within, half of them and 99 %", f"{latency['p50']:.1f} and {latency['p99']:.0f} ms", None),
+        ("CPU of the API process", f"{result['api_cpu_share']:.1%}", "api_cpu_share"),
+        ("the same without polls", f"{result['api_cpu_share_without_polls']:.1%}", None),
+        ("CPU time of a poll", f"{result['cpu_ms_a_poll']:.2f} ms", None),
+        ("step time against a static endpoint", f"{steps:.3f}", None),
+        ("memory of the API process", f"{result['api_mib']:.0f} MiB", "api_mib"),
+        ("ready after, median of starts", f"{result['ready_seconds']:.2f} s", "ready_seconds"),
+    )
+    yield from ("", "| | measured | at most | |", "| --- | ---: | ---: | --- |")
+    for title, measured, name in figures:
+        bar = f" {result['bars'][name]:g} | {_verdict(result['met'][name])} |" if name else " | |"
+        yield f"| {title} | {measured} |{bar}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "cpu": cpu_table,
     "gpu": gpu_table,
     "mlx_lora": mlx_lora_table,
     "startup": startup_table,
+    "inference": inference_table,
+    "service_load": service_load_table,
 }
 
 
