@@ -19,6 +19,7 @@ import tunewright.service
 from tunewright.config.settings import list_settings
 from tunewright.errors import ExitCode
 from tunewright.service.extra_config import ALLOWED
+from tunewright.service.inference.asking import REFUSED
 from tunewright.service.retry import MOST_ATTEMPTS, TRANSIENT_CODES, judge
 from tunewright.service.settings import UNLIMITED_BY_ZERO, Limits
 from tunewright.service.wording import EXTRAS, FULL, NAMES
@@ -41,6 +42,7 @@ MESSAGES = (
     ("Fine-tuning job resumed", "info", "it waits for a worker"),
     ("The worker stopped; the job waits for another one", "info", "its machine was shut down in order"),
     ("REASON: trying again from the last checkpoint", "warn", "a fault that may pass"),
+    ("The checkpoint model of step N could not be stored: REASON", "warn", "the job goes on without it"),
     ("Went back to step N: REASON", "warn", "the numbers went bad; other rows are taken"),
     ("New fine-tuned model created: NAME", "info", ""),
     ("The job has successfully completed", "info", "the last event"),
@@ -68,6 +70,8 @@ REFUSALS = {
     "unknown_parameter": "a field is not known",
     "missing_required_parameter": "a field is missing",
     "unsupported_value": "a field asks for what is not there, such as integrations",
+    "context_length_exceeded": "the prompt leaves the model no room for an answer",
+    "prompt_too_costly": "the model's files take too much computing or memory to read this prompt",
     "unsupported_method": "only the method `supervised` is there",
     "unsupported_parameter": "a field of OpenAI's that this server cannot act on, such as `audio`",
     "conflicting_values": "a setting stands in two places with different values",
@@ -141,6 +145,8 @@ def refusal_codes() -> dict[str, set[int]]:
         for node in ast.walk(tree):
             for status, code in _refusal(node, constants):
                 found.setdefault(code, set()).add(status)
+    for _, code in REFUSED.values():
+        found.setdefault(code, set()).add(400)
     return found
 
 

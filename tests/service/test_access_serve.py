@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
+from certificates import make_certificate
 from processes import child_environment, command_line
 from service_server import RunningServer, descendants, serve_as_process, wait_until
 from tunewright.cli.main import run
@@ -26,17 +26,6 @@ from tunewright.service.settings import Tls
 from tunewright.service.worker.client import ServerAway, ServerClient
 
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    made = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    made += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    return certificate, key
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,8 @@ import typer
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from certificates import make_certificate
+from processes import child_environment, command_line
 from service_server import RunningServer
 from tunewright.cli.lazy import build_command
 from tunewright.cli.main import COMMANDS
@@ -136,3 +141,49 @@ def test_the_settings_file_is_one_that_serve_takes() -> None:
             assert list(taken) == [f"{key}={inner}" for key, inner in value.items()]
         else:
             assert str(getattr(taken, "value", taken)) == str(value)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    text = (DEPLOY / "tunewright.service").read_text(encoding="utf-8")
+    unit = tmp_path / "tunewright.service"
+    # Whether the program is installed where the unit says is not the unit's fault.
+    unit.write_text(text.replace("/opt/tunewright/bin/tunewright", sys.executable), encoding="utf-8")
+    found = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_server_could_start_with_the_shipped_settings(tmp_path: Path) -> None:
+    text = (DEPLOY / "serve.toml").read_text(encoding="utf-8")
+    for shipped, made in zip(("cert", "key"), make_certificate(tmp_path), strict=True):
+        text = text.replace(f"/etc/tunewright/{shipped}.pem", str(made))
+    (tmp_path / "serve.toml").write_text(text.replace("port = 8200", "port = 0"), encoding="utf-8")
+    found = subprocess.run(
+        command_line(["serve", "--config", tmp_path / "serve.toml", "--home", tmp_path / "home", "--check"]),
+        env=child_environment(tmp_path, {}), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    for line in re.findall(r"^COPY (.*)", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (DEPLOY.parent / source).exists(), source
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", text)
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+
+
+def test_the_services_of_the_compose_file_fit_together() -> None:
+    made = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    services, volumes = made["services"], made["volumes"]
+    for service in services.values():
+        assert set(service.get("depends_on", ())) <= services.keys()
+        assert {volume.partition(":")[0] for volume in service.get("volumes", ())} <= volumes.keys()
+        if "build" in service:
+            assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+    # The server as the worker and the port map name it.
+    serve = services["serve"]
+    assert serve["ports"] == ["127.0.0.1:8200:8200"]
+    assert "http://serve:8200" in services["worker"]["command"]

@@ -18,7 +18,7 @@ from tunewright.service.inference.settings import InferenceSettings
 ASK = "ask_"
 RETRY_SECONDS = 5
 
-_PARAMS = {
+REFUSED = {
     "config.empty-prompt": ("prompt", "invalid_value"),
     "config.long-prompt": ("prompt", "context_length_exceeded"),
     "config.bad-token": (None, "invalid_value"),
@@ -130,8 +130,8 @@ def busy(message: str, seconds: float = RETRY_SECONDS) -> ApiError:
 def refusal(event: Event, prompt_param: str) -> ApiError:
     """The answer for an error of the model server."""
     code, message = str(event["code"]), str(event["message"])
-    if code in _PARAMS:
-        param, name = _PARAMS[code]
+    if code in REFUSED:
+        param, name = REFUSED[code]
         param = prompt_param if param == "prompt" else param or event["where"]
         return ApiError(400, message, param=param, code=name)
     if code == "engine.reader-lost":
