@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tunewright.service.db.database import DATABASE_AWAY
 from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError
 from tunewright.service.ids import REQUEST, new_id
 from tunewright.service.logs import request_id as current_request
@@ -31,6 +32,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
+    for away in DATABASE_AWAY:
+        app.add_exception_handler(away, _no_database)
     app.add_exception_handler(Exception, _failed)
 
 
@@ -137,6 +140,19 @@ def _no_route(request: Request, error: Exception) -> JSONResponse:
     else:
         message = str(error.detail) if isinstance(error, HTTPException) else "The request failed"
     return envelope(ApiError(status, message, type=INVALID_REQUEST))
+
+
+def _no_database(request: Request, error: Exception) -> JSONResponse:
+    reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    log.error("%s %s: the database does not answer: %s", request.method, request.url.path, reason)
+    away = ApiError(
+        503,
+        "The database of the server does not answer. Try again",
+        type=SERVER,
+        code="database_unavailable",
+        headers={"retry-after": "1"},
+    )
+    return envelope(away)
 
 
 def _failed(request: Request, error: Exception) -> JSONResponse:

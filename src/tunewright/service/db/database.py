@@ -11,11 +11,14 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import SQLAlchemyError as DatabaseFault
 
-__all__ = ["Connection", "Database", "DatabaseFault", "clock", "hold_name", "sqlite_url"]
+__all__ = ["DATABASE_AWAY", "Connection", "Database", "DatabaseFault", "clock", "hold_name", "sqlite_url"]
 
 BUSY_SECONDS = 30
+DATABASE_AWAY = (OperationalError, InterfaceError)
+"""What is raised while the database cannot be reached, or is too busy."""
 
 Found = TypeVar("Found")
 
@@ -64,7 +67,7 @@ class Database:
         """The same on a connection that this thread keeps for itself, so that it never waits for one. For
         threads that live as long as the server."""
         connection: Connection | None = getattr(self._here, "connection", None)
-        if connection is None:
+        if connection is None or connection.closed:
             connection = self._here.connection = self.engine.connect()
             self._kept.append(connection)
         try:
