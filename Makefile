@@ -7,6 +7,7 @@ STEPS ?=
 KILLS ?= 100
 HOURS ?= 1
 KILL_MINUTES ?= 5
+FAULTS ?= 1000
 EXAMPLES ?= 300
 SERVER ?= http://127.0.0.1:8200
 OPTIONS ?=
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos soak service-load bench bench-mlx mac-check conformance fuzz-api docs clean
+.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos service-chaos soak service-load bench bench-mlx mac-check conformance fuzz-api docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -62,6 +63,9 @@ slow: $(VENV)/.installed-dev  ## Run the tests that take minutes
 
 chaos: $(VENV)/.installed-dev  ## Kill a run KILLS times (100) and compare it with one left alone
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/chaos.py --kills $(KILLS) --engine $(ENGINE)
+
+service-chaos: $(VENV)/.installed-dev  ## Break the service FAULTS times (1000) on both databases and judge what clients saw
+	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/service_chaos.py --faults $(FAULTS) $(if $(JSON),--json $(JSON))
 
 soak: $(VENV)/.installed-dev  ## Train for HOURS (1) with a kill every KILL_MINUTES (5) and measure what that costs
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/soak.py --hours $(HOURS) --kill-minutes $(KILL_MINUTES) --engine $(ENGINE)
