@@ -167,6 +167,15 @@ def test_discarded_gradients_are_gone(build: Build):
     assert _arrays(kept) == _arrays(cleaned)
 
 
+def test_all_state_is_there_before_the_first_step(build: Build):
+    """The memory of optimizer moments is taken, so that a rehearsal tells what a later step needs."""
+    engine = build()
+    before = {name: array.shape for name, array in engine.snapshot().arrays.items()}
+    assert any(name.startswith("first/") for name in before)
+    _step(engine)
+    assert {name: array.shape for name, array in engine.snapshot().arrays.items()} == before
+
+
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_rehearsal_leaves_no_trace(steps_before: int, build: Build):
     """Dropout too: the random state is where it was. Moments and step count of a run that goes on stay."""
