@@ -14,12 +14,14 @@ import pytest
 from openai import AuthenticationError
 from sqlalchemy import event, text
 
-from service_server import chat_rows, serve_here, upload
+from service_server import RunningServer, chat_rows, serve_here, upload
 from service_worker import worker_by_hand
 from tunewright.service.corked import corked
 from tunewright.service.db.database import Connection, Database, DatabaseFault
+from tunewright.service.db.events import read_metrics
 from tunewright.service.db.keys import revoke_key
 from tunewright.service.ids import REQUEST, new_id
+from tunewright.service.schemas.lease import Report
 from tunewright.service.settings import ServeSettings
 
 QUESTIONS_OF_A_POLL = 3
@@ -58,6 +60,22 @@ def test_a_poll_takes_no_thread_and_three_questions(tmp_path: Path) -> None:
         assert len(asked) == 8 * QUESTIONS_OF_A_POLL
         started = {thread.name for thread in set(threading.enumerate()) - threads}
         assert not [name for name in started if "AnyIO" in name]
+
+
+def test_a_report_stores_all_of_its_steps_and_replaces_those_that_are_known(
+    any_server: RunningServer, tmp_path: Path, project: str
+) -> None:
+    with any_server.client(project=project) as client, worker_by_hand(any_server, tmp_path) as worker:
+        file = upload(client, chat_rows(40)).id
+        lease = worker.begin(client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file).id)
+        first = {step: {"loss": float(step), "epoch": 1.0} for step in range(1, 8)}
+        again = {step: {"loss": 10.0 * step} for step in range(5, 10)}
+        for figures in (first, again, {}):
+            worker.client.report(lease, Report(metrics=figures))
+        with any_server.service.database.read() as connection:
+            assert read_metrics(connection, lease.job) == {
+                step: {**first.get(step, {}), **again.get(step, {})} for step in range(1, 10)
+            }
 
 
 def test_a_kept_connection_sees_what_others_write(tmp_path: Path) -> None:

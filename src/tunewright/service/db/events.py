@@ -111,15 +111,21 @@ def record_metrics(
     connection: Connection, job_id: str, attempt: int, steps: Mapping[int, Mapping[str, Any]]
 ) -> None:
     """Store the figures of steps. A step that is trained again replaces what was known of it."""
-    for step, figures in sorted(steps.items()):
+    if not steps:
+        return
+    query = select(metrics.c.step, metrics.c.figures).where(metrics.c.job_id == job_id)
+    known = {row[0]: row[1] for row in connection.execute(query.where(metrics.c.step.in_(sorted(steps))))}
+    new = [
+        {"job_id": job_id, "step": step, "attempt": attempt, "figures": dict(figures)}
+        for step, figures in sorted(steps.items())
+        if step not in known
+    ]
+    if new:
+        connection.execute(insert(metrics), new)
+    for step, figures in sorted(known.items()):
         here = (metrics.c.job_id == job_id) & (metrics.c.step == step)
-        known = connection.execute(select(metrics.c.figures).where(here)).scalar_one_or_none()
-        if known is None:
-            values = {"job_id": job_id, "step": step, "attempt": attempt, "figures": dict(figures)}
-            connection.execute(insert(metrics).values(**values))
-        else:
-            merged = {**known, **figures}
-            connection.execute(update(metrics).where(here).values(attempt=attempt, figures=merged))
+        values = {"attempt": attempt, "figures": {**figures, **steps[step]}}
+        connection.execute(update(metrics).where(here).values(**values))
 
 
 def read_metrics(connection: Connection, job_id: str) -> dict[int, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tunewright.service.worker.translate import Translator
 from tunewright.service.worker.uploads import Uploads
 
 POLL_SECONDS = 0.2
+REPORT_SECONDS = 1.0
+"""Least time between two reports of steps, however fast they are: each is a transaction on the server."""
 
 
 class Training:
@@ -64,6 +67,7 @@ class Training:
 
     def _watch(self, child: LeashedChild, uploads: Uploads, stopping: Callable[[], bool]) -> int:
         is_told = False
+        due = time.monotonic()
         while (code := child.wait(POLL_SECONDS)) is None:
             if self._keeper.is_lost:
                 raise LeaseLost(self._lease.job)
@@ -72,7 +76,9 @@ class Training:
             elif not is_told and (self._keeper.wanted == "pause" or stopping()):
                 child.stop()
                 is_told = True
-            self._tell(self._tail.read(), uploads)
+            if time.monotonic() >= due:
+                self._tell(self._tail.read(), uploads)
+                due = time.monotonic() + REPORT_SECONDS
         while events := self._tail.read():
             self._tell(events, uploads)
         return code
