@@ -153,7 +153,8 @@ def server_pid(server: RunningServer) -> int:
             words = path.read_bytes().split(b"\0")
             if b"serve" in words and home in words:
                 found.add(int(path.parent.name))
-    [pid] = found
+    # A child that it is just about to start looks like itself for a moment.
+    [pid] = found - {below for each in found for below in descendants(each)}
     return pid
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from openai import APIError, BadRequestError, InternalServerError, NotFoundError
 from transformers import AutoModelForCausalLM
 
 from processes import child_environment, command_line
-from service_server import RunningServer, serve_here, wait_until
+from service_server import RunningServer, serve_here, server_pid, wait_until
 from tunewright.data.templates import load_tokenizer
 from tunewright.models.resolve import resolve_model
 from tunewright.service.inference.settings import InferenceSettings
@@ -270,7 +269,7 @@ def test_the_api_process_loads_no_model_library(service_process: RunningServer) 
     with service_process.client() as found:
         assert _text(found, temperature=0)
     # The maps of a process name every library that it loaded.
-    maps = Path(f"/proc/{_server_pid(service_process)}/maps").read_text()
+    maps = Path(f"/proc/{server_pid(service_process)}/maps").read_text()
     assert "torch" not in maps
     assert "tokenizers" not in maps
 
@@ -347,13 +346,3 @@ def _generate(adapter: Path) -> str:
     command += ["--max-new-tokens", "24"]
     environment = child_environment(adapter.parent, {})
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout[:-1]
-
-
-def _server_pid(server: RunningServer) -> int:
-    home = str(server.service.settings.home).encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"serve" in arguments and home in arguments:
-                return int(folder.name)
-    raise AssertionError("the server runs")
