@@ -50,7 +50,7 @@ PROJECT = "load"
 TICKS = os.sysconf("SC_CLK_TCK")
 # Long enough to outlast the measurement; it is cancelled at the end.
 JOB: dict[str, Any] = {
-    "hyperparameters": {"n_epochs": 50, "batch_size": 16, "lora_r": 8, "seq_len": 128},
+    "hyperparameters": {"n_epochs": 50, "batch_size": 64, "lora_r": 8, "seq_len": 128},
     "x_config": {"train": {"max_steps": 10**6}},
 }
 
@@ -122,7 +122,7 @@ def measure_polls(folder: Path, options: argparse.Namespace) -> tuple[dict[str, 
 def start_job(server: RunningServer) -> str:
     """Id of a job that trains and has told of some steps."""
     with server.client(project=PROJECT) as client:
-        file = upload(client, chat_rows(512))
+        file = upload(client, chat_rows(1024))
         job = client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file.id, extra_body=JOB).id
         wait_for_status(client, job, "running")
         # Their answers are of the size that they have for most of a job.
