@@ -101,7 +101,8 @@ def test_a_hang_ends_with_its_own_code_and_the_stacks(tmp_path: Path) -> None:
 
 def test_a_memory_limit_halves_the_rows_and_the_run_ends_well(tmp_path: Path) -> None:
     """A real limit: the allocator itself refuses."""
-    more = {"train": {"batch_size": 64, "micro_batch_size": 64, "max_steps": 3}, "data": {"seq_len": 256}}
+    train = {"batch_size": 64, "micro_batch_size": 64, "max_steps": 3, "precision": "fp32"}
+    more = {"train": train, "data": {"seq_len": 256}}
     path = write_run(tmp_path, **more)
     probe = start(tmp_path, command_line(["train", path, "--out", "probe"]))
     before, peak = _address_space(probe, tmp_path / "probe")
