@@ -36,27 +36,38 @@ def find_longest_pass(sources: Sources, rule: StepRule, *, largest_id: int) -> L
     step. Where lengths are not known before rows are read, of full rows with ids up to `largest_id`."""
     # Rows of a token each would be the most. More than fill a micro-batch tell nothing.
     most = min(rule.tokens_per_batch or rule.batch_size, _capacity(rule) + 1)
-    rows = _longest_rows(sources, max(most, _ROWS_LOOKED_AT))
-    found = rows or [(_full_example(rule.shape.seq_len, largest_id),)] * most
+    places = find_longest_rows(sources, max(most, _ROWS_LOOKED_AT))
+    found: list[ExampleRow] = [(_full_example(rule.shape.seq_len, largest_id),)] * most
+    if places is not None:
+        found = [sources[place.source][0].row(place.row) for place in places]
     examples, several = _packed(found[:most], rule) if rule.shape.packing else _padded(found, most, rule)
     batch = build_batch(examples, rule.shape.pad_id)
     longest = max(chain.from_iterable(examples), key=len)
-    return LongestPass((batch,) * (2 if several else 1), longest, is_data=bool(rows))
+    return LongestPass((batch,) * (2 if several else 1), longest, is_data=places is not None)
 
 
-def _longest_rows(sources: Sources, count: int) -> list[ExampleRow]:
-    """The rows with most tokens, longest first; none where lengths are not known."""
-    found: list[tuple[int, int, int]] = []
+@dataclass(frozen=True, slots=True)
+class RowPlace:
+    """A row by the number of its source and its own, and its tokens."""
+
+    source: int
+    row: int
+    tokens: int
+
+
+def find_longest_rows(sources: Sources, count: int) -> list[RowPlace] | None:
+    """The rows with most tokens, longest first, which may meet in one step; None where lengths are not known,
+    as of a pipe, which is none of the sources."""
+    found: list[RowPlace] = []
     for source, (rows, weight) in enumerate(sources):
         lengths_N = rows.lengths()
         if lengths_N is None:
-            return []
+            return None
         # A row comes once in a pass, and a step may hold the rows of several passes.
         times = math.ceil(weight) + (weight != int(weight))
         longest = np.argsort(lengths_N, kind="stable")[-count:].tolist()
-        found += [(int(lengths_N[row]), source, row) for row in longest for _ in range(times)]
-    found.sort(key=lambda place: -place[0])
-    return [sources[source][0].row(row) for _, source, row in found[:count]]
+        found += [RowPlace(source, row, int(lengths_N[row])) for row in longest for _ in range(times)]
+    return sorted(found, key=lambda place: -place.tokens)[:count] or None
 
 
 def _packed(rows: Sequence[ExampleRow], rule: StepRule) -> tuple[list[list[Example]], bool]:

@@ -103,6 +103,11 @@ def test_rows_that_nobody_has_read_are_full_and_every_token_is_a_label(packing: 
     assert (found.is_data, len(found.micro_batches)) == (False, 2)
 
 
+def test_a_pipe_counts_as_full_rows():
+    found = find_longest_pass([], _rule(), largest_id=9)
+    assert (found.is_data, found.micro_batches[0].doc_lengths) == (False, ((SEQ_LEN, SEQ_LEN),))
+
+
 def test_few_rows_make_a_small_micro_batch():
     found = _find(_rule(packing=False, rows=3), _rows(40))
     assert found.micro_batches[0].doc_lengths == ((40,),)
