@@ -45,7 +45,7 @@ from tunewright.run.memory import Facts, MemoryNeed, need_memory
 from tunewright.types import Batch, Example, SourceRef
 
 TOLERANCE = 0.10
-SECONDS = 150
+SECONDS = 600
 AT_A_TIME = 2
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 RESULT = Path(__file__).with_suffix(".json")

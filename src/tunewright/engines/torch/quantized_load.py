@@ -17,6 +17,7 @@ from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from tunewright.engines.torch.mapped_weight import release_weight
 from tunewright.engines.torch.quantize import Linear4bit
 from tunewright.errors import ModelError
 from tunewright.models.lora import is_named
@@ -119,6 +120,7 @@ def _pack(model: nn.Module, name: str, weight: torch.Tensor, config: PackOnLoad)
         )
     bias = cast("nn.Parameter | None", linear.bias)
     layer: Any = Linear4bit(weight.to(config.device), bias, config.compute_dtype)
+    release_weight(weight)
     # Else the loader would draw start values for it.
     layer._is_hf_initialized = True
     setattr(model.get_submodule(parent) if parent else model, child, layer)
