@@ -92,6 +92,7 @@ REFUSALS = {
     "insufficient_permissions": "the key lacks the scope",
     "rate_limit_exceeded": "the key asked too often; `retry-after` tells how long to wait, the client does",
     "busy": "the model is being loaded, the device is taken or too many chats wait; the client asks again",
+    "database_unavailable": "the server cannot reach its database; the client asks again",
     "insufficient_quota": "the project has as much as it may; the client does not try again",
 }
 ENDS = {

@@ -150,7 +150,7 @@ def test_a_bomb_in_a_file_fails_its_job_by_name(
 @pytest.mark.slow
 def test_a_small_file_of_many_bytes(running: RunningServer, client: OpenAI) -> None:
     """Rows that are cut are rows: the job may succeed, in the memory of one row at a time."""
-    data = parquet("x" * MEBIBYTE, 64)
+    data = parquet("x" * MEBIBYTE, 16)
     assert len(data) < MEBIBYTE
     before = {pid: _memory(pid, "VmRSS") for pid in _processes(running).values()}
     ended = _jobs_of(client, {"alike": (".parquet", lambda: data)})["alike"]

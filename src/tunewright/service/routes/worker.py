@@ -119,6 +119,9 @@ async def store_blob(sha256: str, request: Request, service: ServiceArg) -> None
 def read_blob(job_id: str, sha256: str, service: ServiceArg, attempt: AttemptArg) -> StreamingResponse:
     """The bytes of a file that the job's lease names."""
     with _held(service, job_id, attempt) as (connection, job):
+        if job.status is Status.CANCELLED:
+            # Its owner may have deleted the files by now, and nobody needs them.
+            raise ApiError(404, "The job was cancelled", code="no_such_blob")
         lease = build_lease(service, connection, job)
     named = {
         lease.training.sha256,

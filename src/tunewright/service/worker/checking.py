@@ -45,7 +45,9 @@ def check_files(lease: Lease, folder: Path, keeper: LeaseKeeper, stopping: Calla
             return Finish(outcome="stopped")
         if code == TIMED_OUT:
             message = f"The file takes longer than {limits.wall_seconds:.0f} s to check"
-            return Finish(outcome="failed", exit_code=code, code=BAD_FILE, message=message, param=param)
+            # Another attempt would take as long.
+            over = ExitCode.DATA_ERROR
+            return Finish(outcome="failed", exit_code=over, code=BAD_FILE, message=message, param=param)
         report = _read_report(folder)
         fault = _fault(code, report, folder, param)
         if fault is not None:
