@@ -22,6 +22,7 @@ from tunewright.engines.torch.determinism import only_deterministic
 from tunewright.engines.torch.device import detect_device, memory_used_bytes, raise_out_of_memory
 from tunewright.engines.torch.export import export_adapter, export_model, load_adapter
 from tunewright.engines.torch.fast.choose import Chosen, choose_kernels
+from tunewright.engines.torch.heap import keep_freed_memory
 from tunewright.engines.torch.lean_optimizer import build_optimizer
 from tunewright.engines.torch.load import load_model, vocabulary_size
 from tunewright.engines.torch.lora import add_adapter, train_all
@@ -58,6 +59,10 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
             train_all(model)
         chosen = choose_kernels(model, spec, by_rows=by_rows)
         checkpoint_layers(model, spec.checkpointed_layers)
+        if device.type == "cpu" and chosen.kernels != "plain" and not spec.checkpointed_layers:
+            # Faster where steps free the same few large blocks again and again; elsewhere it costs memory.
+            # Not before loading: what that frees between weights that stay would lie there unused.
+            keep_freed_memory()
         return TorchEngine(spec, model, device, Built(attention, by_rows, parameters, chosen))
 
 
