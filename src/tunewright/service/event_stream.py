@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -9,11 +10,14 @@ import anyio
 from anyio import to_thread
 
 from tunewright.service.context import Service
+from tunewright.service.db.database import DATABASE_AWAY
 from tunewright.service.db.events import events_behind
 from tunewright.service.db.jobs import find_job
 from tunewright.service.jobs import TERMINAL
 from tunewright.service.records import EventRecord
 from tunewright.service.schemas.jobs import event_object
+
+log = logging.getLogger("tunewright.service")
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 15.0
@@ -24,10 +28,15 @@ DONE = b"data: [DONE]\n\n"
 
 async def stream_events(service: Service, project: str, job_id: str, behind: int) -> AsyncIterator[bytes]:
     """Events with a number above `behind`, oldest first. Ends with [DONE] when the job is over and all are
-    told, and without it when the server stops: a client comes back with the id of the last one."""
+    told, and without it when the server stops or its database is away: a client comes back with the id of the
+    last one."""
     told = time.monotonic()
     while not service.stopping.is_set():
-        is_over, events = await to_thread.run_sync(_read, service, project, job_id, behind)
+        try:
+            is_over, events = await to_thread.run_sync(_read, service, project, job_id, behind)
+        except DATABASE_AWAY:
+            log.error("the database does not answer: a stream of events ends early")
+            return
         for event in events:
             behind = event.seq
             yield f"id: {event.id}\ndata: {event_object(event).model_dump_json()}\n\n".encode()
