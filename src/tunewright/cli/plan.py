@@ -33,8 +33,10 @@ def command(
     from tunewright.config.load import load_config
     from tunewright.run.devices import find_device
     from tunewright.run.estimate import check_estimate, estimate_run
+    from tunewright.run.paths import absolute_paths
 
-    loaded = load_config(file, overrides=overrides or ())
+    # As `train` names files, so that it finds what is tokenised for a plan, and a plan what it tokenised.
+    loaded = absolute_paths(load_config(file, overrides=overrides or ()))
     estimate = estimate_run(loaded.config, loaded.base_dir, find_device(device, loaded.config.device))
     if as_json:
         typer.echo(json.dumps(to_json(estimate), indent=2, ensure_ascii=False))
@@ -64,7 +66,25 @@ def plan_lines(estimate: Estimate) -> Iterator[str]:
         f"{split.checkpointed} of {facts.arch.layers} layers, weights in {_storage(estimate)}, compute in "
         f"{facts.precision}"
     )
+    yield _rows_line(estimate)
+    yield from _host_lines(estimate)
     yield from _time_lines(estimate)
+
+
+def _rows_line(estimate: Estimate) -> str:
+    facts = estimate.facts
+    if estimate.data is not None and estimate.data.exact:
+        widest = facts.step_tokens or facts.row_tokens
+        what = "a packed step has" if facts.step_tokens else "a row has"
+        return f"rows: as they are, {what} {widest:,} tokens at most"
+    return f"rows: counted as full ones of {facts.seq_len:,} tokens, for the data is not tokenised yet"
+
+
+def _host_lines(estimate: Estimate) -> Iterator[str]:
+    held = {name: size for name, size in estimate.need.host.items() if size}
+    if held:
+        parts = ", ".join(f"{name} {size / _GIB:.2f} GiB" for name, size in held.items())
+        yield f"host memory: {parts}"
 
 
 def _storage(estimate: Estimate) -> str:
@@ -85,6 +105,8 @@ def _time_lines(estimate: Estimate) -> Iterator[str]:
     data = estimate.data
     if data is None:
         yield "data: no files to look at, so a step counts as full rows and there is no duration"
+    elif data.exact:
+        yield f"data: {data.rows:,} rows of {data.tokens_per_row:,.0f} tokens, all of them tokenised"
     else:
         how = "the model's tokenizer" if data.tokenised else "4 bytes a token"
         yield (
@@ -114,6 +136,7 @@ def to_json(estimate: Estimate) -> dict[str, JsonValue]:
         "memory_bytes": estimate.device.memory_bytes,
         "usable_bytes": estimate.device.usable_bytes,
         "parts_bytes": dict(estimate.need.parts),
+        "host_bytes": dict(estimate.need.host),
         "peak_bytes": estimate.need.peak,
         "fits": estimate.fits,
         "remedies": list(estimate.remedies),
@@ -129,6 +152,7 @@ def to_json(estimate: Estimate) -> dict[str, JsonValue]:
         "step_seconds": estimate.step_seconds,
         "rows": data.rows if data else None,
         "tokens_per_row": data.tokens_per_row if data else None,
+        "rows_known": bool(data and data.exact),
         "rows_sampled": data.sampled if data else None,
         "tokenised": data.tokenised if data else None,
         "steps": estimate.steps,

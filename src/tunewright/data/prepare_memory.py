@@ -98,15 +98,20 @@ def take_source(survey: RowSurvey, config: SourceConfig, base_dir: Path, use: _U
 
 
 def read_held_out_file(survey: RowSurvey, data: DataConfig, base_dir: Path, say: Say) -> list[TakenSource]:
-    """The held-out file when `data.eval` names one, else nothing. It is read as the training files are, when
-    those agree on format and columns."""
+    """The held-out file when `data.eval` names one, else nothing."""
+    config = held_out_source(data)
+    return [] if config is None else [take_source(survey, config, base_dir, "eval", say)]
+
+
+def held_out_source(data: DataConfig) -> SourceConfig | None:
+    """The held-out file as a source. It is read as the training files are, when those agree on format and
+    columns."""
     if not isinstance(data.eval, str):
-        return []
+        return None
     first = data.train[0]
-    config = SourceConfig(path=data.eval)
     if all((source.format, source.columns) == (first.format, first.columns) for source in data.train):
-        config = SourceConfig(path=data.eval, format=first.format, columns=first.columns)
-    return [take_source(survey, config, base_dir, "eval", say)]
+        return SourceConfig(path=data.eval, format=first.format, columns=first.columns)
+    return SourceConfig(path=data.eval)
 
 
 def _extent(tables: Sequence[TokenTable]) -> Extent:

@@ -19,7 +19,8 @@ from tunewright.data.step import ExampleRow, StepRule, build_step, take_rows
 from tunewright.errors import ConfigError, DataError
 from tunewright.types import Batch, Example, StepBatch
 
-_EVAL_WINDOW = 256
+EVAL_WINDOW = 256
+"""Held-out examples that are packed among each other."""
 # Rows looked up at once: many for counting steps, few where the step may end after any of them.
 _COUNTED_AT_ONCE = 1 << 16
 _TAKEN_AT_ONCE = 64
@@ -122,7 +123,7 @@ def eval_batches(
 ) -> list[Batch]:
     """Batches that hold every held-out example once, in a fixed order."""
     shape = BatchShape(micro_batch_size, seq_len, packing, pad_id)
-    windows = (examples[at : at + _EVAL_WINDOW] for at in range(0, len(examples), _EVAL_WINDOW))
+    windows = (examples[at : at + EVAL_WINDOW] for at in range(0, len(examples), EVAL_WINDOW))
     return [batch for window in windows for batch in collate(window, shape)]
 
 

@@ -51,6 +51,14 @@ def open_tokenised(
         return _open(replace(tokens, processes=1), files, say, keep=keep)
 
 
+def is_quick(config: SourceConfig, data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path) -> bool:
+    """Whether open_tokenised takes about a second: little data, or tokenised before. Raises DataError."""
+    files = find_named_files(base_dir / config.path, config.path)
+    if sum(file.stat().st_size for file, _ in files) < CACHED_ABOVE_BYTES:
+        return True
+    return _cached_path(SourceTokens(config, data, tokenizer, base_dir, processes=1), files).exists()
+
+
 def _open(tokens: SourceTokens, files: Files, say: Say, *, keep: bool) -> TokenTable:
     if keep:
         try:
@@ -66,7 +74,7 @@ def _open(tokens: SourceTokens, files: Files, say: Say, *, keep: bool) -> TokenT
 
 def _open_cached(tokens: SourceTokens, files: Files, say: Say) -> TokenTable:
     before = [_state(file) for file, _ in files]
-    path = cache_folder() / "data" / f"{_key(tokens, files)}.tokens"
+    path = _cached_path(tokens, files)
     found: list[TokenTable] = []
 
     def is_good() -> bool:
@@ -86,6 +94,10 @@ def _open_cached(tokens: SourceTokens, files: Files, say: Say) -> TokenTable:
 
     cached = make_cached(path, is_good, build)
     return replace(found[0] if found else map_table(path), cached=cached)
+
+
+def _cached_path(tokens: SourceTokens, files: Files) -> Path:
+    return cache_folder() / "data" / f"{_key(tokens, files)}.tokens"
 
 
 def _key(tokens: SourceTokens, files: Files) -> str:

@@ -23,12 +23,13 @@ _HEAD_BYTES = 2**20
 @dataclass(frozen=True, slots=True)
 class DataSize:
     """rows: of one epoch, source weights counted. tokens_per_row: mean. sampled: rows looked at. tokenised:
-    the model's tokenizer counted; else four bytes were taken for a token."""
+    the model's tokenizer counted; else four bytes were taken for a token. exact: every row was looked at."""
 
     rows: int
     tokens_per_row: float
     sampled: int
     tokenised: bool
+    exact: bool = False
 
 
 def estimate_data(data: DataConfig, base_dir: Path, tokenizer: ChatTokenizer | None) -> DataSize | None:

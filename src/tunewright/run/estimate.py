@@ -16,9 +16,11 @@ from tunewright.models.resolve import find_on_disk
 from tunewright.run.data_size import DataSize, estimate_data
 from tunewright.run.devices import DeviceClass
 from tunewright.run.engine_options import resolve_quantization
+from tunewright.run.known_data import count_data, find_data
 from tunewright.run.memory import Facts, MemoryNeed, fits
 from tunewright.run.plan import resolve_dtypes
 from tunewright.run.remedies import check_fits, list_remedies
+from tunewright.run.row_lengths import with_lengths
 from tunewright.run.split import Split, memory_facts, resolve_split
 
 
@@ -76,7 +78,18 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
     facts = memory_facts(config, arch, device.kind, dtypes, resolve_quantization(config, engine))
     split = resolve_split(config, facts, device.usable_bytes)
     template = base_dir / config.data.chat_template if config.data.chat_template else None
-    data = estimate_data(config.data, base_dir, load_tokenizer(folder, template) if folder else None)
+    tokenizer = load_tokenizer(folder, template) if folder else None
+    known = None
+    if tokenizer is not None:
+        # Full rows that fit need no look at the data; where they do not, only the rows themselves can say.
+        at_any_cost = not fits(split.need, device.usable_bytes)
+        known = find_data(config, base_dir, tokenizer, at_any_cost=at_any_cost)
+    if known is not None:
+        facts = with_lengths(facts, config, known)
+        split = resolve_split(config, facts, device.usable_bytes)
+        data, steps = count_data(config, known)
+    else:
+        data, steps = estimate_data(config.data, base_dir, tokenizer), None
     document = data.tokens_per_row if data else facts.seq_len
     flops = flops_per_token(
         arch, facts.trained, document_length=max(1, round(document)), checkpointed=split.checkpointed
@@ -92,7 +105,7 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
         flops_per_token=flops,
         tokens_per_second=rate * device.efficiency / flops if rate else None,
         data=data,
-        steps=_count_steps(config, data, step_tokens),
+        steps=steps or _count_steps(config, data, step_tokens),
         step_tokens=step_tokens,
     )
 

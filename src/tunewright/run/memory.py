@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tunewright.data.collate import WIDTH_STEP
 from tunewright.models.activations import (
     Pass,
     backward_bytes,
@@ -22,8 +23,11 @@ _MASTER = 4
 # Buffers and code that a library touches when it first computes, beside arrays that a size tells.
 _RUNTIME_BYTES = {"cpu": 45 * 2**20, "cuda": 700 * 2**20, "mps": 300 * 2**20}
 
-# Matrix products in 16 bits on a CPU hold so much more.
-_RUNTIME_16_BIT = 35 * 2**20
+# oneDNN makes code for each shape of a 16-bit matrix product on a CPU and keeps it, about 0.4 MiB each: once,
+# and for each width of a micro-batch, until its cache is full.
+_RUNTIME_16_BIT = 20 * 2**20
+_WIDTH_16_BIT = 15 * 2**20
+_WIDTHS_16_BIT = 550 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ def split_need(facts: Facts, rows: int, checkpointed: int) -> MemoryNeed:
     held_out = tokens if facts.held_out_tokens is None else min(tokens, facts.held_out_tokens)
     if facts.step_tokens is not None and facts.step_tokens <= tokens:
         tokens, several = facts.step_tokens, 1
-    return need_memory(facts, tokens, checkpointed, micro_batches=several, held_out=held_out)
+    widths = -(-max(tokens, held_out) // WIDTH_STEP)
+    return need_memory(facts, tokens, checkpointed, micro_batches=several, held_out=held_out, widths=widths)
 
 
 def fits(need: MemoryNeed, memory_bytes: int) -> bool:
@@ -86,12 +91,19 @@ def fits(need: MemoryNeed, memory_bytes: int) -> bool:
 
 
 def need_memory(
-    facts: Facts, tokens: int, checkpointed: int, *, micro_batches: int = 2, held_out: int = 0
+    facts: Facts,
+    tokens: int,
+    checkpointed: int,
+    *,
+    micro_batches: int = 2,
+    held_out: int = 0,
+    widths: int = 1,
 ) -> MemoryNeed:
     """The most memory of a run whose micro-batches hold `tokens` tokens, above what the process had before.
 
     checkpointed: the first so many layers recompute their activations. micro_batches: of one step; with
     several, gradients are there while activations are. held_out: tokens of a micro-batch of an evaluation.
+    widths: different ones of all micro-batches.
     """
     one = _pass(facts, tokens, checkpointed)
     arch, trained = facts.arch, facts.trained
@@ -126,7 +138,7 @@ def need_memory(
             "gradients": _whole(gradients),
             "activations": _whole(kept),
             "logits": _whole(logits),
-            "workspace": _whole(work + _runtime_bytes(facts)),
+            "workspace": _whole(work + _runtime_bytes(facts, widths)),
             "checkpoint copy": copy if facts.shares_memory else 0,
         },
         {} if facts.shares_memory else {"paged optimizer": optimizer.paged, "checkpoint copy": copy},
@@ -178,9 +190,10 @@ def _read_back_bytes(facts: Facts) -> float:
     return 2 * max(math.prod(shape) for shape in facts.arch.linear_shapes) * BYTES[facts.precision]
 
 
-def _runtime_bytes(facts: Facts) -> int:
-    more = _RUNTIME_16_BIT if facts.kind == "cpu" and facts.precision != "fp32" else 0
-    return _RUNTIME_BYTES[facts.kind] + more
+def _runtime_bytes(facts: Facts, widths: int) -> int:
+    if facts.kind != "cpu" or facts.precision == "fp32":
+        return _RUNTIME_BYTES[facts.kind]
+    return _RUNTIME_BYTES[facts.kind] + _RUNTIME_16_BIT + min(widths * _WIDTH_16_BIT, _WIDTHS_16_BIT)
 
 
 def _whole(size: float) -> int:

@@ -8,6 +8,7 @@ from tunewright.config.schema import RunConfig
 from tunewright.data.collate import WIDTH_STEP
 from tunewright.data.longest import find_longest_rows
 from tunewright.data.prepared import PreparedData
+from tunewright.data.stream import EVAL_WINDOW
 from tunewright.run.memory import Facts
 
 
@@ -16,7 +17,11 @@ def with_lengths(facts: Facts, config: RunConfig, data: PreparedData) -> Facts:
     files that are read row by row. Full rows of seq_len are the most there can be."""
     if data.extent is None:
         return facts
-    facts = replace(facts, fast_document=min(facts.fast_document, data.extent.longest))
+    facts = replace(
+        facts,
+        fast_document=min(facts.fast_document, data.extent.longest),
+        held_out_tokens=_width(_packed_held_out(data)),
+    )
     if not config.data.packing:
         return replace(facts, row_tokens=_width(data.extent.longest))
     if config.train.tokens_per_batch is not None:
@@ -25,6 +30,12 @@ def with_lengths(facts: Facts, config: RunConfig, data: PreparedData) -> Facts:
     if longest is None:
         return facts
     return replace(facts, step_tokens=_width(sum(place.tokens for place in longest)))
+
+
+def _packed_held_out(data: PreparedData) -> int:
+    """Tokens of the held-out examples that are packed among each other, where there are most."""
+    lengths = [len(example) for example in data.eval_examples]
+    return max((sum(lengths[at : at + EVAL_WINDOW]) for at in range(0, len(lengths), EVAL_WINDOW)), default=0)
 
 
 def _width(tokens: int) -> int:

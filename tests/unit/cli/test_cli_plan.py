@@ -39,16 +39,17 @@ def test_memory_split_speed_and_data_are_told(folder, capsys):
     ):
         assert f"  {name} " in out
     assert "fits\n" in out
-    assert "estimated from 200 rows with the model's tokenizer" in out
+    assert "rows: as they are, a packed step has " in out
+    assert "data: 1,000 rows of " in out
     assert "an estimate: " in out
     assert "duration: about " in out
 
 
-def test_rows_and_steps_are_estimated_from_the_file(folder, capsys):
+def test_rows_and_steps_are_those_of_a_small_file(folder, capsys):
     assert run(["plan", "run.yaml", "--json", "--set", "data.eval=0", "--set", "train.epochs=2"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["rows"] == 1000
-    assert plan["rows_sampled"] == 200
+    assert (plan["rows_sampled"], plan["rows_known"]) == (1000, True)
     assert plan["steps"] == 2 * 63
     assert plan["peak_bytes"] == sum(plan["parts_bytes"].values())
     assert plan["fits"] is True

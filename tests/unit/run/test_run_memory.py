@@ -166,3 +166,37 @@ def test_a_head_that_trains_takes_more_than_a_frozen_one():
 def _split(facts, memory_bytes, **asked):
     split = choose_split(facts, memory_bytes, **asked)
     return split.rows, split.checkpointed
+
+
+def test_16_bit_code_on_a_cpu_grows_with_widths_up_to_a_full_cache():
+    cpu = replace(LORA, kind="cpu")
+    work = [need_memory(cpu, 2048, 0, widths=widths).parts["workspace"] for widths in (1, 3, 100, 1000)]
+    assert work[1] - work[0] == 2 * 15 * 2**20
+    assert work[1] < work[2] == work[3]
+    for other in (LORA, replace(cpu, precision="fp32", dtype="fp32")):
+        assert need_memory(other, 2048, 0, widths=1) == need_memory(other, 2048, 0, widths=100)
+
+
+def test_moments_in_8_bits_and_paged_ones():
+    plain, small, paged = (
+        need_memory(replace(LORA, optimizer=name), 2048, 28)
+        for name in ("adamw", "adamw_8bit", "paged_adamw")
+    )
+    trained = LORA.trained.count
+    assert plain.parts["optimizer"] == 8 * trained
+    assert 2.03 * trained <= small.parts["optimizer"] < 2.04 * trained
+    assert paged.parts["optimizer"] + paged.host["paged optimizer"] == 8 * trained
+    # 16 x 3584 numbers stay: A of q, k, v, o, gate and up, B of q, o and down; so does B of k and v.
+    assert paged.parts["optimizer"] == 8 * 28 * 16 * (9 * 3584 + 2 * 512)
+    assert (plain.host["paged optimizer"], plain.host["checkpoint copy"]) == (0, 12 * trained)
+
+
+def test_held_out_rows_count_where_they_are_longer_than_steps():
+    short = replace(LORA, step_tokens=64)
+    assert split_need(replace(short, held_out_tokens=64), 1, 28) == split_need(
+        replace(short, held_out_tokens=0), 1, 28
+    )
+    long = split_need(replace(short, held_out_tokens=2048), 1, 28).peak
+    assert split_need(short, 1, 28).peak == long > split_need(replace(short, held_out_tokens=64), 1, 28).peak
+    # What trains keeps all layers, which is more than any evaluation of as many tokens.
+    assert split_need(LORA, 1, 0) == need_memory(LORA, 2048, 0)
