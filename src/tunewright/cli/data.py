@@ -64,7 +64,8 @@ def check(  # noqa: PLR0913 - one parameter an option
     data = _build_config(
         file, format_, columns, seq_len=seq_len, overlong=overlong, train_on=train_on, thinking=thinking
     )
-    checked = check_data(data, _load_tokenizer(model, chat_template), Path.cwd())
+    tokenizer = _load_tokenizer(model, chat_template)
+    checked = check_data(data, tokenizer, Path.cwd(), lambda line: typer.echo(line, err=True))
     if as_json:
         typer.echo(json.dumps(checked.report.to_json(), ensure_ascii=False))
     else:

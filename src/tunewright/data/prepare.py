@@ -41,10 +41,10 @@ def survey_data(
     return prepare_indexed(data, tokenizer, base_dir, seed, say)
 
 
-def check_data(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path) -> Checked:
-    """Look at every row of the training data, held in memory or not."""
+def check_data(data: DataConfig, tokenizer: ChatTokenizer, base_dir: Path, say: Say = ignore) -> Checked:
+    """Look at every row of the training data, held in memory or not. say: see open_tokenised."""
     if resolve_loading(data, base_dir) == "memory":
-        return prepare_in_memory(data, tokenizer, base_dir, seed=0, say=ignore).checked
+        return prepare_in_memory(data, tokenizer, base_dir, seed=0, say=say).checked
     return check_rows(data, tokenizer, base_dir)
 
 

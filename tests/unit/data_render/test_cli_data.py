@@ -10,6 +10,7 @@ import pytest
 
 from families import make_family
 from tunewright.cli.main import run
+from tunewright.data import tokenised_source
 from tunewright.errors import ExitCode
 
 ROWS: tuple[dict[str, object], ...] = (
@@ -54,6 +55,24 @@ def test_check_prints_json_alone_on_stdout(
     assert run(command) == ExitCode.DATA_ERROR
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], report["rows_read"], report["rows_bad"]) == (False, 2, 1)
+
+
+def test_check_says_once_that_kept_tokens_were_damaged(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tokenised_source, "CACHED_ABOVE_BYTES", 0)
+    command = ["data", "check", write(tmp_path, ROWS[:1]), "--model", model, "--json"]
+    assert run(command) == ExitCode.DONE
+    good = capsys.readouterr()
+    (kept,) = (tmp_path / "cache" / "data").glob("*.tokens")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert run(command) == ExitCode.DONE
+    again = capsys.readouterr()
+    assert (good.err, again.out) == ("", good.out)
+    assert again.err.count("is damaged") == again.err.count("\n") == 1
+    assert run(command) == ExitCode.DONE
+    assert capsys.readouterr().err == ""
 
 
 def test_check_takes_length_rules(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
