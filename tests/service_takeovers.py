@@ -20,7 +20,7 @@ class Takeover:
 
 def find_takeovers(history: Sequence[Record], lease_seconds: float) -> list[Takeover]:
     """Takeovers after a worker was killed, in the order of the kills. One that never came is left out, unless
-    it was a calm kill: then it lasted for ever."""
+    it was a calm kill: then it lasted for ever. A job that failed as it was lost too often needs none."""
     return [
         found
         for fault in history
@@ -45,7 +45,8 @@ def _takeover(history: Sequence[Record], fault: Record, lease_seconds: float) ->
         and _somebody_waits(history, fault, lease_seconds)
         and not _touched(history, job, fault["t"], taken)
     )
-    if not after and not calm:
+    given_up = any(r["kind"] == "end" and r["job"] == job and r["status"] == "failed" for r in history)
+    if not after and (given_up or not calm):
         return []
     return [Takeover(job, taken - fault["t"], calm)]
 

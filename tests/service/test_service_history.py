@@ -203,6 +203,13 @@ def test_takeovers_are_measured_and_calm_only_when_nothing_else_happened() -> No
         assert [takeover.calm for takeover in find_takeovers(history, LEASE)] == [False]
 
 
+def test_a_job_that_was_lost_too_often_is_given_up() -> None:
+    history = [record for record in good() if record.get("attempt") != 2 and record["kind"] != "seen"]
+    assert "inf" in " ".join(find_violations(history, LEASE))
+    end(history)["status"] = "failed"
+    assert find_takeovers(history, LEASE) == []
+
+
 def test_a_worker_that_had_given_its_job_back_is_not_taken_over_from() -> None:
     for ended in (write(2.3, 1, "finish", 204), {"kind": "idle", "t": 2.3, "worker": "w0"}):
         history = [*good(), ended]
