@@ -193,6 +193,7 @@ class Faults:
     def _zombie_writes(self) -> bool:
         """A worker that takes a job, says nothing for longer than its lease, and then writes all there is."""
         client = ServerClient(f"http://127.0.0.1:{self._service.port}", self._service.worker_key)
+        asked = time.time()
         try:
             lease = client.claim(Claim(worker=new_id(WORKER), name="zombie"))
         except ServerAway:
@@ -202,7 +203,7 @@ class Faults:
             return False
         self._note("zombie writes", "zombie")
         self._service.note(
-            "claim", t0=time.time(), t=time.time(), worker="zombie", job=lease.job, attempt=lease.attempt
+            "claim", t0=asked, t=time.time(), worker="zombie", job=lease.job, attempt=lease.attempt
         )
         self._later(FROZEN_LEASES * self._service.lease_seconds, lambda: self._write_late(client, lease))
         return True
