@@ -1,4 +1,4 @@
-"""The cache folder: files that can be made again, shared by all runs of a user.
+"""The cache folder: files and folders that can be made again, shared by all runs of a user.
 
 Each file has a lock file beside it. Whoever makes or removes the file holds that lock alone; its time of
 change says when the file was last asked for. Whoever uses the file holds a shared lock on the file itself.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ def cache_folder() -> Path:
 
 
 class CachedFile:
-    """A file of the cache that is in use: it is not removed while this object is there."""
+    """A file or folder of the cache that is in use: it is not removed while this object is there."""
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDONLY)
@@ -52,15 +53,28 @@ def make_cached(
     It gets its name only when it is whole. Of several processes one writes, and the others wait for it.
     Old files of the same folder make room for a new one. Raises OSError and what `build` raises.
     """
+
+    def write() -> None:
+        # One name for all processes: what a killed one left is written over, not left behind.
+        temporary = path.with_name(f"{path.name}{_UNFINISHED}")
+        write_file(temporary, build())
+        temporary.replace(path)
+
+    return _make(path, is_good, write)
+
+
+def make_cached_folder(path: Path, build: Callable[[], None]) -> CachedFile:
+    """The folder `path` of the cache, which `build` makes whole unless it is there; else as make_cached."""
+    return _make(path, path.exists, build)
+
+
+def _make(path: Path, is_good: Callable[[], bool], write: Callable[[], None]) -> CachedFile:
     limit = cache_limit()
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path, fcntl.LOCK_EX) as handle:
         is_found = is_good()
         if not is_found:
-            # One name for all processes: what a killed one left is written over, not left behind.
-            temporary = path.with_name(f"{path.name}{_UNFINISHED}")
-            write_file(temporary, build())
-            temporary.replace(path)
+            write()
         os.utime(handle)
         cached = CachedFile(path)
     if not is_found:
@@ -103,20 +117,30 @@ def prune(folder: Path, limit: float) -> None:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a file with what a killed process left of it; False when it is in use or being made."""
+    """Remove a file or folder and what a killed process left of it; False when it is in use or being made."""
+    unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
     with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        _discard(unfinished)
         if path.exists():
             handle = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                # Renamed first: nobody could tell of a half removed folder that it is not whole.
+                path.replace(unfinished)
             except BlockingIOError:
                 return False
             finally:
                 os.close(handle)
-        path.with_name(f"{path.name}{_UNFINISHED}").unlink(missing_ok=True)
+        _discard(unfinished)
         path.with_name(f"{path.name}{_LOCK}").unlink()
     return True
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -143,6 +167,7 @@ def _is_same(handle: int, path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file and of what a killed process left of it."""
+    """Bytes of a file or folder and of what a killed process left of it. A link counts as itself."""
     paths = (path, path.with_name(f"{path.name}{_UNFINISHED}"))
-    return sum(file.stat().st_size for file in paths if file.exists())
+    found = [file for each in paths if each.exists() for file in (each, *each.glob("*"))]
+    return sum(file.lstat().st_size for file in found if not file.is_dir())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tunewright.cache import CachedFile
 from tunewright.errors import ModelError
 from tunewright.models.hub import fetch_model, find_cached
 from tunewright.models.sanitise import sanitised_copy
@@ -19,12 +20,13 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
     """A model ready to load. folder: the sanitised copy. name, revision: as asked for. warnings: what of the
-    model's own settings was left out."""
+    model's own settings was left out. held: keeps the copy in the cache while this object is there."""
 
     folder: Path
     name: str
     revision: str | None
     warnings: tuple[str, ...]
+    held: CachedFile | None = field(default=None, compare=False, repr=False)
 
 
 def resolve_model(name: str, revision: str | None = None) -> ModelFiles:
@@ -32,8 +34,8 @@ def resolve_model(name: str, revision: str | None = None) -> ModelFiles:
 
     A folder that exists wins over a hub id of the same spelling. Raises ModelError.
     """
-    folder, warnings = sanitised_copy(_find(name, revision))
-    return ModelFiles(folder, name, revision, warnings)
+    copy = sanitised_copy(_find(name, revision))
+    return ModelFiles(copy.folder, name, revision, copy.warnings, copy.held)
 
 
 def find_on_disk(name: str, revision: str | None = None) -> Path | None:
@@ -43,8 +45,8 @@ def find_on_disk(name: str, revision: str | None = None) -> Path | None:
     """
     if _HUB_ID.fullmatch(name) and not Path(name).expanduser().exists():
         cached = find_cached(name, revision)
-        return None if cached is None else sanitised_copy(cached)[0]
-    return sanitised_copy(_find(name, revision))[0]
+        return None if cached is None else sanitised_copy(cached).folder
+    return sanitised_copy(_find(name, revision)).folder
 
 
 def _find(name: str, revision: str | None) -> Path:

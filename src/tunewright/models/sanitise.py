@@ -6,16 +6,18 @@ named by what it holds, made under a temporary name and renamed, so that process
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tunewright.cache import CACHE_VARIABLE, cache_folder
+from tunewright.cache import CACHE_VARIABLE, CachedFile, cache_folder, make_cached_folder
 from tunewright.errors import ModelError
 from tunewright.files import commit_folder, write_file
 from tunewright.models.adapter_files import is_adapter_folder
@@ -42,10 +44,20 @@ _GENERATION_KEYS = {
     "top_p",
     "transformers_version",
 }
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def sanitised_copy(source: Path) -> tuple[Path, tuple[str, ...]]:
-    """Folder of the sanitised copy of the model folder `source`, and warnings about what was left out.
+@dataclass(frozen=True, slots=True)
+class SanitisedCopy:
+    """warnings: what was left out. held: keeps the folder in the cache; None where others own that."""
+
+    folder: Path
+    warnings: tuple[str, ...]
+    held: CachedFile | None
+
+
+def sanitised_copy(source: Path) -> SanitisedCopy:
+    """The sanitised copy of the model folder `source`.
 
     Raises ModelError naming the file and what is unsafe, missing or not supported in it.
     """
@@ -56,8 +68,7 @@ def sanitised_copy(source: Path) -> tuple[Path, tuple[str, ...]]:
     links = {path.name: path.resolve() for path in weights}
     folder = cache_folder() / "models" / _digest(written, links)
     try:
-        if not folder.exists():
-            _make(folder, written, links)
+        return SanitisedCopy(folder, warnings, _keep(folder, written, links))
     except OSError as error:
         raise ModelError(
             f"the cache of checked models cannot be written: {error.strerror}",
@@ -65,7 +76,16 @@ def sanitised_copy(source: Path) -> tuple[Path, tuple[str, ...]]:
             hint=f"free some disk space, or set {CACHE_VARIABLE} to a folder that can be written",
             code="model.cache",
         ) from error
-    return folder, warnings
+
+
+def _keep(folder: Path, written: Mapping[str, bytes], links: Mapping[str, Path]) -> CachedFile | None:
+    try:
+        return make_cached_folder(folder, lambda: _make(folder, written, links))
+    except OSError as error:
+        # A cache that was filled by somebody else can be read without a lock; whoever owns it prunes it.
+        if error.errno in _NOT_OURS and folder.exists():
+            return None
+        raise
 
 
 def checked_settings(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:

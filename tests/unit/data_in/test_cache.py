@@ -20,6 +20,7 @@ from tunewright.cache import (
     CachedFile,
     cache_limit,
     make_cached,
+    make_cached_folder,
     prune,
 )
 from tunewright.errors import ConfigError
@@ -36,6 +37,15 @@ sys.stdin.read()
 
 def make(path: Path, content: bytes = b"x" * 100) -> CachedFile:
     return make_cached(path, path.exists, lambda: [content])
+
+
+def make_folder(path: Path) -> CachedFile:
+    def build() -> None:
+        path.mkdir()
+        for name in "ab":
+            (path / name).write_bytes(b"x" * 50)
+
+    return make_cached_folder(path, build)
 
 
 def age(path: Path, seconds: float) -> None:
@@ -122,6 +132,37 @@ def test_what_a_killed_process_left_counts_and_goes(tmp_path: Path) -> None:
     age(tmp_path / "b", 10)
     prune(tmp_path, 150)
     assert names(tmp_path) == ["a", "a.lock"]
+
+
+def test_a_folder_in_use_stays_and_a_free_one_goes_whole(tmp_path: Path) -> None:
+    held = make_folder(tmp_path / "used")
+    make_folder(tmp_path / "free")
+    age(tmp_path / "used", 100)
+    prune(tmp_path, 200)
+    assert names(tmp_path) == ["free", "free.lock", "used", "used.lock"]
+    prune(tmp_path, 150)
+    assert names(tmp_path) == ["used", "used.lock"]
+    assert names(held.path) == ["a", "b"]
+
+
+def test_a_folder_whose_removal_was_cut_off_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path / "folder")
+
+    def removed_in_part(path: Path) -> None:
+        (path / "a").unlink()
+        raise OSError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunewright.cache.shutil.rmtree", removed_in_part)
+        prune(tmp_path, 0)
+    held = make_folder(tmp_path / "folder")
+    assert names(held.path) == ["a", "b"]
+    del held
+    gc.collect()
+    prune(tmp_path, 0)
+    assert names(tmp_path) == []
 
 
 def test_of_two_that_want_a_file_one_makes_it(tmp_path: Path) -> None:

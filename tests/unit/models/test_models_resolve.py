@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -64,14 +66,14 @@ def test_the_same_model_is_copied_once_and_a_changed_one_anew(llama: Path, cache
     assert resolve_model(str(llama)).folder == first
     edit_json(llama / "config.json", rms_norm_eps=1e-3)
     assert resolve_model(str(llama)).folder != first
-    assert len(list(cache.iterdir())) == 2
+    assert sum(path.is_dir() for path in cache.iterdir()) == 2
 
 
 def test_many_at_once_make_one_whole_copy(llama: Path, cache: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         folders = {found.folder for found in pool.map(resolve_model, [str(llama)] * 24)}
     assert len(folders) == 1
-    assert [path.name for path in cache.iterdir()] == [folders.pop().name]
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [folders.pop().name]
 
 
 def test_a_cache_that_cannot_be_written_is_named(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,3 +257,34 @@ def test_nothing_heavy_is_imported(llama: Path) -> None:
 def _header(path: Path) -> str:
     content = path.read_bytes()
     return content[8 : 8 + int.from_bytes(content[:8], "little")].decode()
+
+
+def test_copies_of_models_that_nobody_uses_make_room(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TUNEWRIGHT_CACHE_GB", "0")
+    other = tmp_path / "other"
+    shutil.copytree(llama, other)
+    held = resolve_model(str(llama))
+    resolve_model(str(other))
+    third = tmp_path / "third"
+    shutil.copytree(llama, third)
+    newest = resolve_model(str(third))
+    left = {path.name for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()}
+    assert left == {held.folder.name, newest.folder.name}
+    assert (llama / "model.safetensors").is_file()
+    assert (other / "model.safetensors").is_file()
+
+
+def test_a_cache_that_somebody_else_filled_is_read_without_a_lock(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = resolve_model(str(llama))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "not yours")
+
+    monkeypatch.setattr("tunewright.cache.os.utime", refuse)
+    again = resolve_model(str(llama))
+    assert (again.folder, again.held) == (first.folder, None)
