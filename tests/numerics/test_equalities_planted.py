@@ -17,7 +17,7 @@ from engine_equalities import PACKED, TorchEngine
 from equality_table import EQUALITIES
 from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch import attention
-from tunewright.engines.torch.attention import _Rule
+from tunewright.engines.torch.attention_call import Rule
 from tunewright.engines.torch.engine import build_engine
 from tunewright.types import Batch, EngineState
 
@@ -48,10 +48,10 @@ def test_a_forgotten_window_or_soft_cap_is_seen(
 ) -> None:
     real = attention._attend
 
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule) -> torch.Tensor:
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: Rule) -> torch.Tensor:
         window = None if forget == "window" else rule.window
         softcap = None if forget == "cap" else rule.softcap
-        return real(query, key, value, _Rule(rule.scale, window, softcap, rule.dropout))
+        return real(query, key, value, Rule(rule.scale, window, softcap, rule.dropout))
 
     def build_unchecked(spec: EngineSpec) -> TorchEngine:
         monkeypatch.setattr(attention, "_attend", real)  # the start-up check would refuse the fault

@@ -24,7 +24,8 @@ from service_server import (
 )
 from tunewright.service.db.artifacts import find_model, newest_state
 
-STEPS = 24
+STEPS = 80
+"""So many that the job is far from its end when the first state is uploaded."""
 RESUMED = re.compile(r"Resumed from step (\d+)")
 
 
@@ -35,12 +36,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-def create(client: OpenAI, file: str) -> str:
+def create(client: OpenAI, file: str, validation: str) -> str:
     asked = {"n_epochs": 2, "batch_size": 2, "seq_len": 64, "lora_r": 4, "lora_dropout": 0.1}
     job = client.fine_tuning.jobs.create(
         model="builtin:tiny",
         training_file=file,
-        validation_file=file,
+        validation_file=validation,
         seed=5,
         extra_body={"hyperparameters": asked},
     )
@@ -68,13 +69,13 @@ def test_another_worker_goes_on_from_the_uploaded_state(server: RunningServer, t
         return state.step if state else 0
 
     with server.client() as client:
-        file = upload(client, chat_rows(STEPS)).id
-        job = create(client, file)
+        files = (upload(client, chat_rows(STEPS)).id, upload(client, chat_rows(10)).id)
+        job = create(client, *files)
         with worker("first") as process:
             wait_until(lambda: uploaded(job) >= 4, "a state is uploaded", seconds=180)
             os.kill(process.pid, signal.SIGKILL)
         before = uploaded(job)
-        whole = create(client, file)
+        whole = create(client, *files)
         with worker("second"):
             done = wait_for_status(client, job, "succeeded")
             reference = wait_for_status(client, whole, "succeeded")
