@@ -68,7 +68,12 @@ class HandWorker:
         )
 
     def save(
-        self, lease: Lease, kind: ArtifactKind, step: int, files: Mapping[str, bytes] | None = None
+        self,
+        lease: Lease,
+        kind: ArtifactKind,
+        step: int,
+        files: Mapping[str, bytes] | None = None,
+        place: str | None = None,
     ) -> None:
         """Hand over a folder."""
         stored: list[StoredFileModel] = []
@@ -78,7 +83,7 @@ class HandWorker:
             sha256 = hashlib.sha256(data).hexdigest()
             self.client.send_blob(sha256, path)
             stored.append(StoredFileModel(path=name, sha256=sha256, bytes=len(data)))
-        self.client.add_artifact(lease, NewArtifact(kind=kind, step=step, files=stored))
+        self.client.add_artifact(lease, NewArtifact(kind=kind, step=step, files=stored, place=place))
 
     def succeed(self, lease: Lease, step: int = 4) -> None:
         """Hand over the model and end the job."""

@@ -17,7 +17,7 @@ from service_worker import HandWorker, worker_by_hand
 from tunewright.service.ids import WORKER, new_id
 from tunewright.service.inference.process import ModelProcess
 from tunewright.service.inference.settings import InferenceSettings, Policy
-from tunewright.service.schemas.lease import Claim
+from tunewright.service.schemas.lease import Capabilities, Claim
 from tunewright.service.settings import ServeSettings
 
 TINY = "builtin:tiny"
@@ -47,7 +47,9 @@ def machine(
     server: RunningServer, folder: Path, capabilities: dict[str, Any], name: str | None = None
 ) -> Iterator[HandWorker]:
     """A worker that says these things of itself, on this machine unless it is named otherwise."""
-    claim = Claim(worker=new_id(WORKER), name=name or socket.gethostname(), capabilities=capabilities)
+    claim = Claim(
+        worker=new_id(WORKER), name=name or socket.gethostname(), capabilities=Capabilities(**capabilities)
+    )
     with worker_by_hand(server, folder, claim) as worker:
         yield worker
 

@@ -7,15 +7,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from tunewright.service.db.database import Database
 from tunewright.service.db.jobs import add_job, find_job
 from tunewright.service.db.queue import claim_job, end_attempt, hold_job, lock_expired, renew_lease
-from tunewright.service.records import JobRecord
+from tunewright.service.records import JobRecord, Machine
 
 LONG = 600.0
+GIB = 2**30
+LAPTOP = {"torch/cpu": 8 * GIB}
+GPU_BOX = {"torch/cuda": 80 * GIB, "torch/cpu": 64 * GIB}
+MAC = {"mlx/metal": 32 * GIB, "torch/mps": 32 * GIB, "torch/cpu": 32 * GIB, "mlx/cpu": 32 * GIB}
 
 
 def put(database: Database, count: int = 1, *, project: str = "p", **values: object) -> None:
@@ -169,3 +174,29 @@ def test_the_row_of_a_held_job_is_locked(database: Database) -> None:
         found = find_job(connection, "p", job.id)
     assert found is not None
     assert found.lease_worker is None
+
+
+@pytest.mark.parametrize(
+    ("row", "machine", "is_given"),
+    [
+        ({}, {}, True),
+        ({"place": "torch/cuda", "memory_over": 9 * GIB}, {}, True),
+        ({}, LAPTOP, True),
+        ({"place": "torch/cuda"}, LAPTOP, False),
+        ({"place": "torch/cuda"}, GPU_BOX, True),
+        ({"place": "torch/cpu"}, GPU_BOX, True),
+        ({"place": "mlx/metal"}, GPU_BOX, False),
+        ({"place": "mlx/metal"}, MAC, True),
+        ({"memory_over": 8 * GIB}, LAPTOP, False),
+        ({"memory_over": 8 * GIB}, MAC, True),
+        ({"memory_over": 70 * GIB}, GPU_BOX, True),
+        ({"memory_over": 70 * GIB, "place": "torch/cpu"}, GPU_BOX, False),
+    ],
+)
+def test_a_claim_gives_what_a_machine_can_do(
+    database: Database, row: dict[str, Any], machine: dict[str, int], is_given: bool
+) -> None:
+    put(database, **row)
+    with database.write() as connection:
+        found = claim_job(connection, "w", 60, machine=Machine(machine))
+    assert (found is not None) == is_given

@@ -8,14 +8,14 @@ import pytest
 
 from service_server import RunningServer, child, descendants, server_pid, wait_until
 from tunewright.errors import ServiceError
-from tunewright.service.worker import loop
+from tunewright.service.worker import loop, machine
 
 
 def test_a_machine_without_an_engine_takes_no_jobs(
     server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop.check_engine()
-    monkeypatch.setattr(loop, "find_spec", lambda _name: None)
+    monkeypatch.setattr(machine, "find_spec", lambda _name: None)
     with pytest.raises(ServiceError, match="neither torch nor mlx") as caught:
         loop.run_worker(loop.WorkerSettings(server.url, server.key("worker"), tmp_path, "bare"))
     assert caught.value.code == "service.no-engine"

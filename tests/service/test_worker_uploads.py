@@ -76,6 +76,7 @@ def attempt(server: RunningServer, project: str, tmp_path: Path) -> Attempt:
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text("{}", encoding="utf-8")
+    (run / "plan.json").write_text('{"engine": "torch", "device": "cpu"}', encoding="utf-8")
     return Attempt(server, project, lease, run)
 
 

@@ -87,7 +87,7 @@ def command(
 def _without_engine(settings: ServeSettings) -> ServeSettings:
     """The settings as they are, or on a machine that cannot train without what needs an engine."""
     from tunewright.service.inference.settings import InferenceSettings
-    from tunewright.service.worker.loop import installed_engines
+    from tunewright.service.worker.machine import installed_engines
 
     if installed_engines():
         return settings

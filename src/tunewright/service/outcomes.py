@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tunewright.errors import ExitCode
 from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events, count_trained_tokens
+from tunewright.service.db.machines import live_machines
 from tunewright.service.db.queue import end_attempt, lock_expired
 from tunewright.service.jobs import Action, Status, next_status
 from tunewright.service.records import JobRecord
@@ -16,6 +18,8 @@ from tunewright.service.schemas.lease import Finish
 from tunewright.service.settings import Limits
 
 BAD_FILE = "invalid_training_file"
+TOO_LARGE = "config.memory"
+"""What a run says that does not fit into the memory of its device."""
 
 
 def finish_attempt(
@@ -97,11 +101,21 @@ def _succeeded(connection: Connection, job: JobRecord, told: Finish, files: tupl
 def _stopped(connection: Connection, job: JobRecord, told: Finish) -> None:
     _end(connection, job, told, Action.STOPPED, failures=0, wanted="run")
     paused = job.status is Status.PAUSING
-    text = "Fine-tuning job paused" if paused else "The worker stopped; the job waits for another one"
+    text = "Fine-tuning job paused"
+    if not paused:
+        text = "The worker stopped; the job waits for another one"
+        if job.place is not None:
+            text += " that trains with {} on {}".format(*job.place.split("/"))
     add_events(connection, job.id, [NewEvent(text)])
 
 
 def _failed(connection: Connection, job: JobRecord, told: Finish) -> None:
+    if (too_few := _exceeded_memory(connection, job, told)) is not None:
+        now = clock(connection)
+        _end(connection, job, told, Action.STOPPED, memory_over=too_few, not_before=now, wanted="run")
+        message = f"{told.message}: it waits for a worker with more memory"
+        add_events(connection, job.id, [NewEvent(message, level="warn")])
+        return
     verdict = judge(told.exit_code, told.code, job.failures)
     if not verdict.again:
         _give_up(connection, job, told)
@@ -112,6 +126,16 @@ def _failed(connection: Connection, job: JobRecord, told: Finish) -> None:
     then = "it is paused" if paused else "trying again from the last checkpoint"
     message = f"{told.message or 'The attempt failed'}: {then}"
     add_events(connection, job.id, [NewEvent(message, level="warn")])
+
+
+def _exceeded_memory(connection: Connection, job: JobRecord, told: Finish) -> int | None:
+    """Bytes that were too few for the job, if that ended the attempt and a worker with more is there."""
+    is_too_large = told.code == TOO_LARGE or told.exit_code == ExitCode.OUT_OF_MEMORY
+    if job.status is Status.VALIDATING or not is_too_large:
+        return None
+    sizes = {worker: machine.memory_at(job.place) for worker, machine in live_machines(connection).items()}
+    had = sizes.get(job.lease_worker or "", 0)
+    return had if had and max(sizes.values()) > had else None
 
 
 def _give_up(connection: Connection, job: JobRecord, told: Finish) -> None:

@@ -50,7 +50,9 @@ class FileRecord:
 class JobRecord:
     """A job. request: the create call after checks. hyperparameters: those in force; `auto` until the files
     are validated. checked: what validation counted. attempt: the fencing token of its lease, which is held
-    while lease_worker is set and lease_expires has not passed. failures: attempts in a row that failed."""
+    while lease_worker is set and lease_expires has not passed. failures: attempts in a row that failed.
+    place: the `engine/device` that its saved state goes on with. memory_over: bytes of memory that were too
+    few for it."""
 
     id: str
     project: str
@@ -80,6 +82,22 @@ class JobRecord:
     lease_worker: str | None
     lease_expires: float | None
     last_event: int
+    place: str | None
+    memory_over: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a worker trains with. places: `engine/device` → bytes of its memory; the first is what a new job
+    takes by itself. A worker that names none is given any job."""
+
+    places: Mapping[str, int]
+
+    def memory_at(self, place: str | None) -> int:
+        """Bytes for a job that goes on at `place`, or anywhere; 0 where it cannot."""
+        if place is None:
+            return next(iter(self.places.values()), 0)
+        return self.places.get(place, 0)
 
 
 @dataclass(frozen=True, slots=True)

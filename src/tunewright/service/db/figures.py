@@ -9,11 +9,9 @@ from sqlalchemy import Connection, and_, func, select
 
 from tunewright.service.db.database import clock
 from tunewright.service.db.jobs import count_by_status
-from tunewright.service.db.tables import attempts, blobs, jobs, metrics, workers
+from tunewright.service.db.machines import live_machines
+from tunewright.service.db.tables import attempts, blobs, jobs, metrics
 from tunewright.service.jobs import CLAIMABLE, Status
-
-WORKER_SEEN_SECONDS = 60.0
-"""An idle worker asks for work every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def read_figures(connection: Connection, lease_seconds: float) -> ServiceFigures
         lost_attempts=connection.execute(
             select(func.count()).select_from(attempts).where(attempts.c.outcome == "lost")
         ).scalar_one(),
-        workers=_workers(connection, now),
+        workers=len(live_machines(connection)),
         tokens_per_second=_tokens_per_second(connection),
         stored_bytes=int(connection.execute(select(func.coalesce(func.sum(blobs.c.bytes), 0))).scalar_one()),
     )
@@ -70,14 +68,6 @@ def _longest_wait(connection: Connection, now: float) -> float:
     )
     oldest = connection.execute(query).scalar_one()
     return max(now - oldest, 0.0) if oldest else 0.0
-
-
-def _workers(connection: Connection, now: float) -> int:
-    holds = select(jobs.c.lease_worker).where(jobs.c.lease_worker.is_not(None))
-    lively = workers.c.seen_at > now - WORKER_SEEN_SECONDS
-    return connection.execute(
-        select(func.count()).select_from(workers).where(lively | workers.c.id.in_(holds))
-    ).scalar_one()
 
 
 def _tokens_per_second(connection: Connection) -> float:

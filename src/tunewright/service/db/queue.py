@@ -9,21 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
 
 from tunewright.service.db.database import clock, hold_name
 from tunewright.service.db.rows import to_job
 from tunewright.service.db.tables import attempts, jobs, workers
 from tunewright.service.jobs import CLAIMABLE, HELD, Status
-from tunewright.service.records import JobRecord
+from tunewright.service.records import JobRecord, Machine
 
 _CLAIM = "c1a15a9e6b3d4f07"
+ANY_MACHINE = Machine({})
+"""One that says nothing of itself."""
 
 
 def claim_job(
-    connection: Connection, worker: str, lease_seconds: float, most_per_project: int = 0
+    connection: Connection,
+    worker: str,
+    lease_seconds: float,
+    most_per_project: int = 0,
+    machine: Machine = ANY_MACHINE,
 ) -> JobRecord | None:
-    """Give the next waiting job to a worker, under a new token; None when nothing waits.
+    """Give the next waiting job to a worker, under a new token; None when nothing waits that it can do.
 
     Order: priority, then the project with the fewest held jobs, then age. Running jobs keep their status
     until the caller writes the next one in the same transaction. most_per_project: held jobs after which a
@@ -48,6 +54,7 @@ def claim_job(
             jobs.c.status.in_([str(status) for status in CLAIMABLE]),
             jobs.c.lease_worker.is_(None),
             jobs.c.not_before <= now,
+            _can_do(machine),
             *([func.coalesce(held.c.jobs, 0) < most_per_project] if most_per_project else []),
         )
         .order_by(jobs.c.priority.desc(), func.coalesce(held.c.jobs, 0), jobs.c.created_at, jobs.c.id)
@@ -70,6 +77,15 @@ def claim_job(
         insert(attempts).values(job_id=job.id, number=job.attempt, worker=worker, phase=phase, started_at=now)
     )
     return job
+
+
+def _can_do(machine: Machine) -> ColumnElement[bool]:
+    """Whether a job can go on there, and did not yet ask for more memory than there is."""
+    if not machine.places:
+        return true()
+    here = [(jobs.c.place == place, size) for place, size in machine.places.items()]
+    begins = (jobs.c.place.is_(None), machine.memory_at(None))
+    return or_(*(and_(is_here, jobs.c.memory_over < size) for is_here, size in (begins, *here)))
 
 
 def hold_job(connection: Connection, job_id: str, attempt: int) -> JobRecord | None:

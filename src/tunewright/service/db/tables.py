@@ -108,6 +108,8 @@ jobs = Table(
     Column("lease_worker", _ID),
     Column("lease_expires", Double),
     Column("last_event", Integer, nullable=False, default=0),
+    Column("place", String(32)),
+    Column("memory_over", BigInteger, nullable=False, default=0, server_default="0"),
     Index(None, "project", "created_at", "id"),
     Index(None, "status", "not_before"),
     # Few jobs are held at a time; the queue asks for them with every claim.

@@ -28,7 +28,7 @@ from tunewright.service.inference.training import make_way
 from tunewright.service.jobs import Action, Status, next_status
 from tunewright.service.leases import build_lease
 from tunewright.service.outcomes import finish_attempt, release_expired
-from tunewright.service.records import JobRecord
+from tunewright.service.records import JobRecord, Machine
 from tunewright.service.result_files import store_results
 from tunewright.service.schemas.lease import (
     BlobList,
@@ -55,8 +55,10 @@ def claim(body: Claim, service: ServiceArg, models: ModelServerArg) -> Lease | R
     seconds = service.settings.lease_seconds
     with service.database.write() as connection:
         release_expired(connection)
-        note_worker(connection, body.worker, body.name, body.capabilities)
-        job = claim_job(connection, body.worker, seconds, service.settings.limits.project_running)
+        told = body.capabilities
+        note_worker(connection, body.worker, body.name, told.model_dump())
+        most = service.settings.limits.project_running
+        job = claim_job(connection, body.worker, seconds, most, Machine(told.places))
         if job is None:
             # Seldom enough for many workers, often enough to take a lost job over soon after its lease.
             return Response(status_code=204, headers={"retry-after": f"{min(1.0, seconds / 10):g}"})
@@ -146,7 +148,7 @@ def add_artifact(job_id: str, body: NewArtifact, service: ServiceArg, attempt: A
             if known is None or body.step > known.step:
                 # An attempt that got further is no failure in a row; one that only sends again what was
                 # known is.
-                change_job(connection, job.id, failures=0)
+                change_job(connection, job.id, failures=0, place=body.place)
         if body.kind == "checkpoint":
             keep_newest(connection, job.id, "checkpoint", service.settings.limits.checkpoints_kept)
 

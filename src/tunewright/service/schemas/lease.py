@@ -16,17 +16,35 @@ FilePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0
 """A path inside a folder: no component starts with a dot, so that none can lead out of it."""
 
 
+Place = Annotated[str, Field(pattern=r"^[a-z]{1,15}/[a-z]{1,15}$")]
+"""Engine and device: a state that was saved with one goes on with the same."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Capabilities(BaseModel):
+    """What a worker says of its machine. places: `engine/device` → bytes of memory, the first is the one that
+    a new job takes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    engines: list[str] = []
+    platform: str = ""
+    cuda: bool = False
+    cpus: int = 0
+    memory_bytes: int = 0
+    places: dict[Place, Annotated[int, Field(ge=1)]] = {}
+
+
 class Claim(_Strict):
-    """A worker asks for work. capabilities: engines and devices that it has."""
+    """A worker asks for work."""
 
     protocol: Literal[1] = PROTOCOL
     worker: Annotated[str, Field(pattern=r"^worker_[A-Za-z0-9]{1,57}$")]
     name: Annotated[str, Field(max_length=128)]
-    capabilities: dict[str, Any] = {}
+    capabilities: Capabilities = Capabilities()
 
 
 class StoredFileModel(_Strict):
@@ -98,10 +116,11 @@ class BlobList(_Strict):
 
 
 class NewArtifact(_Strict):
-    """A folder whose files are stored."""
+    """A folder whose files are stored. place: what a state goes on with."""
 
     kind: ArtifactKind
     step: int
+    place: Place | None = None
     files: Annotated[list[StoredFileModel], Field(max_length=10_000)]
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import random
 import shutil
 import sys
 import threading
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from tunewright.errors import ServiceError
 from tunewright.service.ids import WORKER, new_id
@@ -21,6 +18,7 @@ from tunewright.service.schemas.lease import Claim
 from tunewright.service.signals import stop_event
 from tunewright.service.worker.attempt import work_on
 from tunewright.service.worker.client import POLL_SECONDS, LeaseLost, ServerAway, ServerClient
+from tunewright.service.worker.machine import find_capabilities, installed_engines
 
 LONGEST_AWAY_SECONDS = 15.0
 FORGOTTEN_SECONDS = 7 * 24 * 3600
@@ -51,7 +49,7 @@ def run_worker(settings: WorkerSettings) -> None:
         threading.Thread(target=_set_at_end_of_input, args=(stop,), daemon=True).start()
     settings.folder.mkdir(parents=True, exist_ok=True)
     _forget_old_folders(settings.folder)
-    claim = Claim(worker=new_id(WORKER), name=settings.name, capabilities=capabilities())
+    claim = Claim(worker=new_id(WORKER), name=settings.name, capabilities=find_capabilities())
     client = ServerClient(settings.server, settings.key)
     try:
         _claim_until_stopped(client, claim, settings.folder, stop)
@@ -86,22 +84,6 @@ def check_engine() -> None:
             hint="pip install 'tunewright[torch]', or run workers on other machines and serve --workers 0",
             code="service.no-engine",
         )
-
-
-def installed_engines() -> list[str]:
-    """The engines that this machine could train and answer with."""
-    return [name for name in ("torch", "mlx") if find_spec(name) is not None]
-
-
-def capabilities() -> dict[str, Any]:
-    """What this machine has, found without loading an engine."""
-    return {
-        "engines": installed_engines(),
-        "platform": f"{sys.platform}-{platform.machine()}",
-        "cuda": Path("/dev/nvidia0").exists(),
-        "cpus": os.cpu_count() or 1,
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-    }
 
 
 def _set_at_end_of_input(stop: threading.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ class Transfer:
         """Store what another machine needs to resume from this checkpoint."""
         files = [run / name for name in STATE_FILES if (run / name).exists()]
         files += _files(checkpoint)
-        self._send(run, files, "state", step)
+        plan = json.loads((run / "plan.json").read_bytes())
+        self._send(run, files, "state", step, place=f"{plan['engine']}/{plan['device'].partition(':')[0]}")
 
     def fetch(self, files: Sequence[StoredFileModel], folder: Path) -> None:
         """Write files into a folder that appears only when all of them are there.
@@ -66,7 +68,9 @@ class Transfer:
                 code="service.transfer",
             )
 
-    def _send(self, root: Path, paths: Sequence[Path], kind: ArtifactKind, step: int) -> None:
+    def _send(
+        self, root: Path, paths: Sequence[Path], kind: ArtifactKind, step: int, place: str | None = None
+    ) -> None:
         by_hash: dict[str, Path] = {}
         files: list[StoredFileModel] = []
         for path in paths:
@@ -77,7 +81,7 @@ class Transfer:
         call = self._keeper.call
         for sha256 in call(lambda: self._client.missing_blobs(sorted(by_hash))):
             call(lambda sha256=sha256: self._client.send_blob(sha256, by_hash[sha256]))
-        artifact = NewArtifact(kind=kind, step=step, files=files)
+        artifact = NewArtifact(kind=kind, step=step, files=files, place=place)
         call(lambda: self._client.add_artifact(self._lease, artifact))
 
 
