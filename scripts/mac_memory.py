@@ -1,7 +1,8 @@
 """A child of mac_check.py: larger and larger passes until the MLX engine refuses one. Prints a line of JSON.
 
-An MLX process that fills the memory of a Mac is ended by the system, so the engine must refuse in time. The
-limit is set low, so that the probe is quick and the machine stays usable.
+Usage: python scripts/mac_memory.py DEVICE [LIMIT_BYTES]. An MLX process that fills the memory of a Mac is
+ended by the system, so the engine must refuse in time. The limit is set low, so that the probe is quick and
+the machine stays usable.
 """
 
 from __future__ import annotations
@@ -28,18 +29,17 @@ MOST_ROWS = 2**14
 
 def main() -> None:
     """Print what the device offers, where the limit is, and at which size a pass was refused."""
-    device = sys.argv[1]
+    device, limit = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else LIMIT_BYTES
     facts = detect_device(device)
     engine = build_engine("mlx", _spec(resolve_model("builtin:tiny").folder, device))
     # The engine's own limit is the machine's; a person should not have to wait until that is full.
-    limited = PassMemory(device, LIMIT_BYTES)
-    setattr(engine, "_memory", limited)  # noqa: B010 - a probe of the inside
+    setattr(engine, "_training", PassMemory(device, limit))  # noqa: B010 - a probe of the inside
     refused = _rows_refused(engine)
     result = {
         "device": facts.name,
         "working_set_bytes": facts.memory_bytes,
         "usable_bytes": usable_bytes(facts),
-        "probe_limit_bytes": LIMIT_BYTES,
+        "probe_limit_bytes": limit,
         "rows_refused": refused,
         "peak_bytes": mx.get_peak_memory(),
     }
@@ -69,7 +69,7 @@ def _spec(folder: Path, device: str) -> EngineSpec:
     return EngineSpec(
         model_folder=folder, model_name="builtin:tiny", device=device, dtype="fp32", precision="fp32",
         attention="sdpa", adapter=AdapterConfig(), adapter_folder=None, optimizer="adamw", weight_decay=0.0,
-        betas=(0.9, 0.999), epsilon=1e-8, max_grad_norm=1.0, activation_checkpointing=False,
+        betas=(0.9, 0.999), epsilon=1e-8, max_grad_norm=1.0, checkpointed_layers=0,
         deterministic=False, seed=0,
     )  # fmt: skip
 
