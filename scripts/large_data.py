@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tunewright.errors import ExitCode
 from tunewright.trackers.jsonl import read_events
@@ -167,7 +168,7 @@ def train(folder: Path, file: str, run: str, *, stop_at: int = 0, resume: bool =
     return Finished(process.returncode, time.monotonic() - started, first, first_cpu, peak)
 
 
-def steps(run: Path) -> Iterator[dict[str, object]]:
+def steps(run: Path) -> Iterator[dict[str, Any]]:
     """Step events of a run folder; none before it has any."""
     path = run / "events.jsonl"
     return (event for event in read_events(path) if event["type"] == "step") if path.exists() else iter(())
