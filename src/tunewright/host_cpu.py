@@ -3,6 +3,7 @@ loaded."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def cpu_dtypes() -> tuple[str, ...]:
     fp16 is left out on purpose: no CPU trains faster in it, and its range needs loss scaling.
     """
     return ("fp32", "bf16") if _BF16_FLAGS & set(_read("flags").split()) else ("fp32",)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which a container or taskset can make fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tunewright.data.token_block import RowTokeniser, TokenBlock
 from tunewright.data.token_table import iter_table
 from tunewright.data.tokenise_pool import tokenise_in_processes
 from tunewright.data.unread_rows import UnreadRow, iter_chunks
+from tunewright.host_cpu import usable_cores
 
 PROCESS_BYTES = 8 * 2**20
 """Work of a process: with less, its start would take too large a part of the time that it saves."""
@@ -44,8 +44,7 @@ class SourceTokens:
 
 def choose_processes(size: int) -> int:
     """Processes for a source of `size` bytes: at most one a core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, MOST_PROCESSES, size // PROCESS_BYTES))
+    return max(1, min(usable_cores(), MOST_PROCESSES, size // PROCESS_BYTES))
 
 
 def _tokenise(

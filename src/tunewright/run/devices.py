@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import ConfigError
-from tunewright.host_cpu import cpu_dtypes
+from tunewright.host_cpu import cpu_dtypes, usable_cores
 from tunewright.host_memory import host_memory_bytes
 
 GIB = 2**30
@@ -143,7 +142,7 @@ def _nvidia_device() -> DeviceClass | None:
 
 
 def _cpu() -> DeviceClass:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     flops = {name: cores * rate for name, rate in _CPU_CORE.items()}
     return DeviceClass(
         f"this machine's CPU, {cores} cores",

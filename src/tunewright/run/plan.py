@@ -16,6 +16,7 @@ from tunewright.data.step import StepSource
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.engines.registry import detect_device, resolve_engine
 from tunewright.errors import ConfigError
+from tunewright.host_cpu import usable_cores
 from tunewright.models.arch import Arch
 from tunewright.run.devices import class_of
 from tunewright.run.engine_options import resolve_kernels, resolve_optimizer, resolve_quantization
@@ -216,4 +217,4 @@ def usable_threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -285,7 +286,7 @@ def test_the_digest_is_that_of_rows_in_memory(folder: Path, tokenizer: ChatToken
 def test_processes_by_work_and_cores(
     size: int, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenise.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert tokenise.choose_processes(size) == expected
 
 

@@ -10,9 +10,26 @@ from pathlib import Path
 import pytest
 
 from tunewright import host_memory
-from tunewright.host_memory import host_memory_bytes, peak_process_bytes, resident_bytes
+from tunewright.host_memory import (
+    free_memory_bytes,
+    host_memory_bytes,
+    peak_process_bytes,
+    resident_bytes,
+)
+from tunewright.service.inference.settings import InferenceSettings
+from tunewright.service.worker.loop import capabilities
 
-PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+PHYSICAL = os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES")
+VM_STAT = """#!/bin/sh
+cat <<END
+Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                               1000.
+Pages active:                            50000.
+Pages inactive:                            200.
+Pages speculative:                          30.
+Pages throttled:                             0.
+END
+"""
 
 
 @pytest.fixture
@@ -59,6 +76,51 @@ def test_nothing_that_tells_is_0(groups, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(os, "sysconf", unknown)
     assert host_memory_bytes() == 0
+
+
+def test_a_mac_has_fewer_names_for_it(groups, monkeypatch: pytest.MonkeyPatch):
+    values = {"SC_PAGESIZE": 16384, "SC_PHYS_PAGES": 100}
+
+    def known(name: str) -> int:
+        if name not in values:
+            raise ValueError("unrecognized configuration name")
+        return values[name]
+
+    monkeypatch.setattr(os, "sysconf", known)
+    assert host_memory_bytes() == 1638400
+    assert capabilities()["memory_bytes"] == 1638400
+    assert InferenceSettings().budget == 409600
+
+
+def test_models_for_chats_and_workers_count_with_the_memory_of_the_container(groups):
+    groups("0::/\n", {"memory.max": "8192000"})
+    assert InferenceSettings().budget == 2048000
+    assert InferenceSettings(memory_bytes=5).budget == 5
+    assert capabilities()["memory_bytes"] == 8192000
+
+
+def test_free_memory_is_what_machine_and_groups_have_left(groups, tmp_path: Path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemFree:  100 kB\nMemAvailable:  9000 kB\n")
+    monkeypatch.setattr(host_memory, "MEMORY", tmp_path / "meminfo")
+    groups("0::/job\n", {"job/memory.max": "max"})
+    assert free_memory_bytes() == 9000 * 1024
+    stat = "anon 5\ninactive_file 1000000\nactive_file 7"
+    limits = {"job/memory.max": "8000000", "job/memory.current": "3000000", "job/memory.stat": stat}
+    groups("0::/job\n", limits)
+    assert free_memory_bytes() == 8000000 - (3000000 - 1000000)
+    groups("0::/job\n", {**limits, "job/memory.current": "9900000"})
+    assert free_memory_bytes() == 0
+    groups("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"})
+    assert free_memory_bytes() == 9000 * 1024
+
+
+def test_a_mac_counts_pages(groups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert free_memory_bytes() == 0
+    (tmp_path / "vm_stat").write_text(VM_STAT.replace("cat", "/bin/cat"))
+    (tmp_path / "vm_stat").chmod(0o755)
+    assert free_memory_bytes() == 1230 * 16384
 
 
 def test_memory_of_this_process_now_and_at_most():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal
+
+from tunewright.host_memory import host_memory_bytes
 
 Policy = Literal["wait", "cpu", "off"]
 
@@ -23,7 +24,7 @@ class InferenceSettings:
     @property
     def budget(self) -> int:
         """Bytes for loaded models."""
-        return self.memory_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+        return self.memory_bytes or host_memory_bytes() // 4
 
     @property
     def device(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 from fastapi import APIRouter
 
 from tunewright import __version__
+from tunewright.host_memory import free_memory_bytes
 from tunewright.service.context import ServiceArg
 from tunewright.service.db.jobs import count_by_status
 from tunewright.service.jobs import CLAIMABLE, HELD
@@ -23,7 +23,7 @@ class Health(ApiModel):
     version: str
     """Version of Tunewright."""
     available_memory_gb: float
-    """Memory of this machine that is free, in GiB."""
+    """Memory that this machine or container has left for new work, in GiB."""
     active_jobs: int
     """Jobs that a worker holds."""
     queue_length: int
@@ -37,11 +37,7 @@ def health(service: ServiceArg) -> Health:
         counts = count_by_status(connection)
     return Health(
         version=__version__,
-        available_memory_gb=round(_free_memory() / 2**30, 2),
+        available_memory_gb=round(free_memory_bytes() / 2**30, 2),
         active_jobs=sum(counts.get(status, 0) for status in HELD),
         queue_length=sum(counts.get(status, 0) for status in CLAIMABLE),
     )
-
-
-def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from tunewright.host_cpu import usable_cores
 from tunewright.host_memory import host_memory_bytes
 from tunewright.service.schemas.lease import Capabilities
 
@@ -31,7 +32,7 @@ def find_capabilities() -> Capabilities:
         engines=installed_engines(),
         platform=f"{sys.platform}-{platform.machine()}",
         cuda=cuda,
-        cpus=os.cpu_count() or 1,
+        cpus=usable_cores(),
         memory_bytes=host_memory_bytes(),
         places=find_places(cuda=cuda),
     )
