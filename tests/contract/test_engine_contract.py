@@ -106,6 +106,17 @@ def test_sums_count_labels_and_weights(build: Build):
     assert 0 <= sums.correct <= sums.tokens
 
 
+def test_a_label_counts_by_its_weight(build: Build):
+    whole, half = build(), build()
+    a = _step(whole)
+    halved = [(tokens, weights / 2) for tokens, weights in DOCUMENTS]
+    half.forward_backward([lay_out([halved], width=32)], denominator=WEIGHT)
+    b = half.optim_step(lr=1e-2, skip_above=None).read()
+    assert b.sums.loss == pytest.approx(a.sums.loss / 2, rel=1e-5)
+    assert b.gradient_norm == pytest.approx(a.gradient_norm / 2, rel=1e-5)
+    assert b.sums.weight == pytest.approx(WEIGHT / 2)
+
+
 def test_evaluation_equals_training_loss_and_changes_nothing(build: Build):
     engine = build()
     before = _arrays(engine)
