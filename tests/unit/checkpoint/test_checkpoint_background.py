@@ -88,10 +88,22 @@ def test_a_named_fault_is_an_outcome_and_the_next_save_goes_on(
 def test_a_bug_in_the_thread_is_raised_by_the_next_call(tmp_path: Path, call: str):
     writer = BackgroundWriter(new_store(tmp_path))
     writer.save(1, state_of(1), {"bad": object()}, IDENTITY, None)
-    if call == "finished":
-        time.sleep(0.5)
+
+    def ask_until_it_raises() -> None:
+        """The other calls wait for the thread."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            writer.finished()
+            time.sleep(0.01)
+
+    calls = {
+        "save": lambda: start_save(writer, 2),
+        "finished": ask_until_it_raises,
+        "drain": writer.drain,
+        "close": writer.close,
+    }
     with pytest.raises(TypeError, match="not JSON serializable"):
-        start_save(writer, 2) if call == "save" else getattr(writer, call)()
+        calls[call]()
     writer.close()
     assert new_store(tmp_path).steps() == [], "and once only"
 

@@ -25,7 +25,7 @@ def test_silence_after_the_first_steps_is_a_stall():
             watchdog.step()
         started = monotonic()
         assert stalled.wait(5)
-        assert 0.15 < monotonic() - started < 2
+        assert monotonic() - started > 0.15
     assert seconds == [0.2]
 
 
@@ -46,13 +46,14 @@ def test_a_first_step_that_hangs_is_a_stall_too():
 
 
 def test_beats_and_rest_keep_it_quiet():
-    watchdog, stalled, _ = watch(0.3, 0.3)
+    # Far more than a busy machine makes a beat late by.
+    watchdog, stalled, _ = watch(1.0, 1.0)
     with watchdog:
-        for _ in range(10):
+        for _ in range(30):
             watchdog.beat()
-            sleep(0.08)
+            sleep(0.05)
         with watchdog.resting():
-            assert not stalled.wait(0.7)
+            assert not stalled.wait(1.5)
         assert not stalled.is_set()
         assert stalled.wait(5)
 
