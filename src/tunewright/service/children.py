@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -11,6 +10,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tunewright.service.child_environment import environment_of_child
 
 RESTART_SECONDS = 1.0
 LONGEST_RESTART_SECONDS = 30.0
@@ -34,8 +35,7 @@ class WorkerCommand:
         """Start one. Its standard input ends when this process does, however it ends."""
         command = [sys.executable, "-m", "tunewright.cli.main", "worker", "--tied"]
         command += ["--server", self.url, "--folder", str(self.folder)]
-        own = {"TUNEWRIGHT_KEY": self.key, "TUNEWRIGHT_LOG_FORMAT": self.log_format}
-        environment = {**os.environ, **own}
+        environment = environment_of_child(TUNEWRIGHT_KEY=self.key, TUNEWRIGHT_LOG_FORMAT=self.log_format)
         return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
+from tunewright.service.child_environment import environment_of_child
 from tunewright.service.inference.settings import InferenceSettings
 
 Event = dict[str, Any]
@@ -29,8 +29,6 @@ LOST: Event = {"event": "lost"}
 RESTART_SECONDS = 1.0
 LONGEST_RESTART_SECONDS = 30.0
 STOP_SECONDS = 5.0
-# The API's own secrets, which a model's files have no business near.
-_SECRETS = ("TUNEWRIGHT_KEY", "TUNEWRIGHT_DATABASE", "OPENAI_API_KEY")
 log = logging.getLogger("tunewright.service")
 
 
@@ -101,12 +99,11 @@ class ModelProcess:
 
     def _start(self) -> subprocess.Popen[str]:
         arguments = [self._settings.device, str(self._settings.budget)]
-        environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         process = subprocess.Popen(
             [sys.executable, "-m", "tunewright.inference.serving", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=environment_of_child(),
             start_new_session=True,
             text=True,
             encoding="utf-8",

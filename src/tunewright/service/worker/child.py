@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,10 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunewright.service.child_environment import environment_of_child
+
 LEASE_SHARE = 0.8
 """Share of a lease after which an unattended command is killed, well before anyone else may claim the job."""
 GRACE_SECONDS = 60.0
-SECRET = "TUNEWRIGHT_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,11 @@ class LeashedChild:
         leash = [f"{seconds:.3f}", f"{GRACE_SECONDS}", f"{limits.wall_seconds}", str(limits.memory_bytes)]
         command = [sys.executable, "-m", "tunewright.service.worker.leash", *leash]
         command += [sys.executable, "-m", "tunewright.cli.main", *arguments]
-        # The key of the worker is none of the trainer's business.
-        environment = {name: value for name, value in os.environ.items() if name != SECRET}
         with (folder / "stdout.log").open("wb") as out, (folder / "stderr.log").open("wb") as err:
             self._process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**environment, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
+                env=environment_of_child(NO_COLOR="1", PYTHONUNBUFFERED="1"),
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,
