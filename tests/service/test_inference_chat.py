@@ -172,6 +172,14 @@ def test_completions_go_on_with_texts_and_tokens(client: OpenAI) -> None:
     assert texts == [one, two]
 
 
+def test_equal_prompts_of_one_call_get_answers_of_their_own(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": TINY, "max_tokens": 12, "temperature": 1.0, "seed": 5}
+    same = client.completions.create(prompt=["hello", "hello"], **asked).choices
+    assert same[0].text != same[1].text
+    again = client.completions.create(prompt=["hello", "hello"], **asked).choices
+    assert [choice.text for choice in again] == [choice.text for choice in same]
+
+
 def test_a_text_is_scored_by_echo(client: OpenAI) -> None:
     found = client.completions.create(model=TINY, prompt="Hello", max_tokens=0, echo=True, logprobs=2)
     choice = found.choices[0]

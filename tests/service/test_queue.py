@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -155,6 +155,22 @@ def test_a_claim_that_is_rolled_back_leaves_the_job(database: Database) -> None:
     with pytest.raises(RuntimeError, match="cut"):
         claim_and_break()
     assert claimed(database).attempt == 1
+
+
+def test_a_limit_of_a_project_holds_for_two_claims_at_once(database: Database) -> None:
+    put(database, 2)
+
+    def claim_one() -> JobRecord | None:
+        with database.write() as connection:
+            return claim_job(connection, "b", LONG, most_per_project=1)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            assert claim_job(connection, "a", LONG, most_per_project=1) is not None
+            second = pool.submit(claim_one)
+            # One that does not wait for the first has its answer by then.
+            wait([second], timeout=0.5)
+        assert second.result(60) is None
 
 
 def test_the_row_of_a_held_job_is_locked(database: Database) -> None:

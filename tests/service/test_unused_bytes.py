@@ -13,7 +13,7 @@ from sqlalchemy import update
 from service_server import RunningServer, chat_rows, upload
 from service_worker import worker_by_hand
 from tunewright.service.db.blobs import GRACE_SECONDS, take_unused
-from tunewright.service.db.files import expire_files
+from tunewright.service.db.files import expire_files, find_stored_file
 from tunewright.service.db.tables import blobs, files
 from tunewright.service.faults import ApiError
 from tunewright.service.stored import record_blob
@@ -79,6 +79,21 @@ def test_an_expired_file_goes_unless_a_live_job_reads_it(server: RunningServer, 
     client.fine_tuning.jobs.cancel(job.id)
     assert len(collect(server)) == 1
     assert not client.files.list().data
+
+
+def test_bytes_that_a_worker_need_not_send_again_stay_for_it(
+    server: RunningServer, client: OpenAI, tmp_path: Path
+) -> None:
+    file = client.files.create(file=b"one of a kind 5", purpose="batch")
+    with server.service.database.read() as connection:
+        sha256 = find_stored_file(connection, file.id).sha256
+    client.files.delete(file.id)
+    pass_time(server)
+    with worker_by_hand(server, tmp_path) as worker:
+        assert worker.client.missing_blobs([sha256]) == set()
+    assert collect(server) == set()
+    pass_time(server)
+    assert collect(server) == {sha256}
 
 
 def test_models_and_checkpoints_stay_until_they_are_deleted(

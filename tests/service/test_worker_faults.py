@@ -7,22 +7,27 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from service_proxy import fault_proxy
 from service_server import RunningServer, chat_rows, serve_here, upload, wait_until
 from service_worker import HandWorker, worker_by_hand
+from tunewright.errors import ServiceError
 from tunewright.service.db.events import list_events
+from tunewright.service.db.files import find_stored_file
 from tunewright.service.db.jobs import change_job, find_job
 from tunewright.service.ids import WORKER, new_id
 from tunewright.service.records import JobRecord
-from tunewright.service.schemas.lease import Claim, Finish
+from tunewright.service.schemas.lease import Claim, Finish, Renewed, StoredFileModel
 from tunewright.service.settings import ServeSettings
 from tunewright.service.worker.client import ServerAway, ServerClient
 from tunewright.service.worker.keeper import LeaseKeeper
 
 LEASE_SECONDS = 2.0
+LATE_SECONDS = 0.3
+"""Below the time that a worker waits for the answer, a fifth of a lease."""
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,60 @@ def test_a_line_that_went_silent_does_not_cost_the_lease(
             assert not keeper.is_lost
             assert proxy.connections > 1
         client.close()
+    worker.client.finish(lease, Finish(outcome="failed", exit_code=2, code="x", message=""))
+
+
+class _LateOnce(BaseHTTPRequestHandler):
+    """Renews a lease once, with a late answer, and is not well after that."""
+
+    came: ClassVar[list[float]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.came.append(time.monotonic())
+        if len(self.came) == 1:
+            time.sleep(LATE_SECONDS)
+        body = Renewed(wanted="run").model_dump_json().encode()
+        self.send_response(200 if len(self.came) == 1 else 503)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+def test_a_lease_counts_from_the_question_not_from_a_late_answer(
+    server: RunningServer, worker: HandWorker, job: str
+) -> None:
+    lease = worker.begin(job)
+    with HTTPServer(("127.0.0.1", 0), _LateOnce) as stub:
+        threading.Thread(target=stub.serve_forever, daemon=True).start()
+        client = ServerClient(f"http://127.0.0.1:{stub.server_port}", "key")
+        with LeaseKeeper(client, lease) as keeper:
+            asked = wait_until(lambda: _LateOnce.came, "the lease is renewed")[0]
+            wait_until(lambda: len(_LateOnce.came) > 1, "the answer came")
+            # Whoever counts from the answer still trains then, when the job may be another worker's.
+            time.sleep(max(0.0, asked + LEASE_SECONDS - time.monotonic()))
+            assert keeper.is_lost
+        client.close()
+        stub.shutdown()
+
+
+def test_a_lease_opens_the_bytes_that_it_names_and_no_others(
+    server: RunningServer, worker: HandWorker, job: str, tmp_path: Path
+) -> None:
+    with server.client(project="somebody-else") as client:
+        other = upload(client, chat_rows(11)).id
+    with server.service.database.read() as connection:
+        foreign = find_stored_file(connection, other)
+    lease = worker.begin(job)
+    own = StoredFileModel(path="own", sha256=lease.training.sha256, bytes=lease.training.bytes)
+    worker.client.fetch_blob(lease, own, tmp_path / "own")
+    assert (tmp_path / "own").stat().st_size == own.bytes
+    stolen = StoredFileModel(path="stolen", sha256=foreign.sha256, bytes=foreign.bytes)
+    with pytest.raises(ServiceError, match="no_such_blob"):
+        worker.client.fetch_blob(lease, stolen, tmp_path / "stolen")
+    assert not (tmp_path / "stolen").exists()
     worker.client.finish(lease, Finish(outcome="failed", exit_code=2, code="x", message=""))
 
 
