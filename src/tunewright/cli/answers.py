@@ -68,16 +68,9 @@ def load_speaker(model: str, adapter: Path | None, *, engine: str, device: str, 
 
 def stream_text(tokens: Iterator[int], tokenizer: ChatTokenizer) -> Iterator[str]:
     """Pieces of text that joined are the text of all tokens; a character of several tokens comes whole."""
-    # Decoding starts a few tokens back, because a token's text can depend on the one before it.
-    ids: list[int] = []
-    start = shown = 0
-    for token in tokens:
-        ids.append(token)
-        before = tokenizer.decode(ids[start:shown])
-        text = tokenizer.decode(ids[start:])
-        if len(text) > len(before) and not text.endswith("\ufffd"):
-            yield text[len(before) :]
-            start, shown = shown, len(ids)
-    rest = tokenizer.decode(ids[start:])[len(tokenizer.decode(ids[start:shown])) :]
-    if rest:
+    from tunewright.inference.detokenize import TextStream
+
+    stream = TextStream(tokenizer.decode)
+    yield from filter(None, map(stream.push, tokens))
+    if rest := stream.rest():
         yield rest

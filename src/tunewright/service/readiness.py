@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from tunewright.service.db.opening import count_missing_migrations
 from tunewright.service.server import hold_home, listen
 from tunewright.service.serving import check_tls
 from tunewright.service.settings import BUILTIN_MODEL, ServeSettings
+from tunewright.service.worker.loop import installed_engines
 
 GIB = 2**30
 
@@ -30,8 +30,7 @@ def check_server(settings: ServeSettings) -> Iterator[str]:
         yield f"database: {_database(settings)}"
     for name, model in settings.models.items():
         yield f"model: {name} ({_model(model)})"
-    engines = [name for name in ("torch", "mlx") if find_spec(name) is not None]
-    yield f"engines here: {', '.join(engines) or 'none; start workers where there is one'}"
+    yield f"engines here: {', '.join(installed_engines()) or 'none; start workers where there is one'}"
 
 
 def _database(settings: ServeSettings) -> str:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from tunewright.config.schema import AdapterConfig
 from tunewright.engines.torch.quantize import Linear4bit
 from tunewright.errors import EngineError
-from tunewright.models.lora import initial_values, match_targets
+from tunewright.models.lora import initial_values, is_named, match_targets
 
 
 class LoraLinear(nn.Module):
@@ -124,20 +124,20 @@ def _as_linear(name: str, module: nn.Module) -> nn.Linear | Linear4bit:
 
 def _saved_modules(modules: dict[str, nn.Module], wanted: tuple[str, ...]) -> list[str]:
     for want in wanted:
-        if not any(name == want or name.endswith(f".{want}") for name in modules):
+        if not any(is_named(name, want) for name in modules):
             raise EngineError(
                 "the model has no such module",
                 where="adapter.modules_to_save",
                 got=want,
                 code="engine.unknown-module",
             )
-    return [name for name in modules if any(name == want or name.endswith(f".{want}") for want in wanted)]
+    return [name for name in modules if any(is_named(name, want) for want in wanted)]
 
 
 def _unfreeze_biases(model: nn.Module, bias: str) -> None:
     if bias == "all":
         for name, parameter in model.named_parameters():
-            if name == "bias" or name.endswith(".bias"):
+            if is_named(name, "bias"):
                 parameter.requires_grad_(True)
     elif bias == "lora_only":
         for _, layer in lora_layers(model):

@@ -31,6 +31,7 @@ from tunewright.service.outcomes import finish_attempt, release_expired
 from tunewright.service.records import JobRecord, Machine
 from tunewright.service.result_files import store_results
 from tunewright.service.schemas.lease import (
+    ATTEMPT_HEADER,
     BlobList,
     Claim,
     Finish,
@@ -46,7 +47,7 @@ router = APIRouter(
     prefix="/worker", tags=["Workers"], dependencies=[Depends(worker_key)], max_body_size=UNLIMITED
 )
 
-AttemptArg = Annotated[int, Header(alias="x-attempt", ge=1)]
+AttemptArg = Annotated[int, Header(alias=ATTEMPT_HEADER, ge=1)]
 
 
 @router.post("/claim", response_model=Lease, responses={204: {"description": "Nothing waits"}})

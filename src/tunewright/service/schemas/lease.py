@@ -67,8 +67,8 @@ class InputFile(_Strict):
 class Lease(_Strict):
     """A job to work on until the lease runs out or is renewed.
 
-    settings: the run file, without any path. state: a folder to resume from. start_from: an adapter to start
-    from. step: the last step that the server knows of.
+    settings: the run file, without any path. state: a folder to resume from, that of state_step; None when
+    nothing was saved. start_from: an adapter to start from.
     """
 
     job: str
