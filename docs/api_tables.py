@@ -138,11 +138,12 @@ def refusal_rows() -> Iterator[str]:
 def refusal_codes() -> dict[str, set[int]]:
     """Each code that the service's sources refuse with, and its statuses."""
     found: dict[str, set[int]] = {}
+    shared = _constants(ast.parse((SOURCES / "faults.py").read_text(encoding="utf-8")))
     for path in sorted(SOURCES.rglob("*.py")):
         if "worker" in path.relative_to(SOURCES).parts:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        constants = _constants(tree)
+        constants = {**shared, **_constants(tree)}
         for node in ast.walk(tree):
             for status, code in _refusal(node, constants):
                 found.setdefault(code, set()).add(status)

@@ -18,7 +18,7 @@ from tunewright.service.quotas import check_file_quota
 from tunewright.service.records import FileRecord, KeyRecord
 from tunewright.service.schemas.files import TRAINING
 from tunewright.service.store import CHUNK_BYTES
-from tunewright.service.stored import record_blob
+from tunewright.service.stored import record_blob, store_chunks
 
 
 def take_ready_file(service: Service, key: KeyRecord, name: str | None) -> str | None:
@@ -41,23 +41,17 @@ def _store(service: Service, key: KeyRecord, path: Path) -> str | None:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         return None
-    writer = service.blobs.writer()
-    try:
-        with os.fdopen(handle, "rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                writer.write(chunk)
-        sha256 = writer.commit()
-    finally:
-        writer.abort()
-    record_blob(service, sha256, writer.size)
+    with os.fdopen(handle, "rb") as file:
+        sha256, size = store_chunks(service, iter(lambda: file.read(CHUNK_BYTES), b""))
+    record_blob(service, sha256, size)
     with service.database.write() as connection:
-        check_file_quota(connection, key.project, service.settings.limits, writer.size)
+        check_file_quota(connection, key.project, service.settings.limits, size)
         made = FileRecord(
             id=new_id(FILE),
             project=key.project,
             filename=path.name,
             purpose=TRAINING,
-            bytes=writer.size,
+            bytes=size,
             sha256=sha256,
             created_at=clock(connection),
             expires_at=None,

@@ -39,8 +39,7 @@ def install(app: FastAPI) -> None:
 
 def envelope(error: ApiError) -> JSONResponse:
     """The answer for one refusal."""
-    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return JSONResponse({"error": body}, status_code=error.status, headers=error.headers)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
 class RequestIds:

@@ -13,6 +13,8 @@ AUTHENTICATION = "authentication_error"
 PERMISSION = "permission_error"
 SERVER = "server_error"
 LEASE_LOST = "lease_lost"
+BAD_FILE = "invalid_training_file"
+"""OpenAI's code for a file that cannot be trained on, in refusals and in the error of a job."""
 
 
 class ApiError(Exception):
@@ -36,6 +38,11 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The envelope, as JSON."""
+        fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": fields}
 
 
 def bad_value(message: str, param: str, code: str = "invalid_value") -> ApiError:

@@ -10,6 +10,7 @@ from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events, count_trained_tokens
 from tunewright.service.db.machines import live_machines
 from tunewright.service.db.queue import end_attempt, lock_expired
+from tunewright.service.faults import BAD_FILE
 from tunewright.service.jobs import Action, Status, next_status
 from tunewright.service.records import JobRecord
 from tunewright.service.retry import WORKER_LOST, judge
@@ -17,7 +18,6 @@ from tunewright.service.run_settings import resolve_hyperparameters
 from tunewright.service.schemas.lease import Finish
 from tunewright.service.settings import Limits
 
-BAD_FILE = "invalid_training_file"
 TOO_LARGE = "config.memory"
 """What a run says that does not fit into the memory of its device."""
 

@@ -12,7 +12,7 @@ from tunewright.service.ids import FILE, new_id
 from tunewright.service.records import FileRecord, JobRecord
 from tunewright.service.results import ALL_NAME, RESULTS_NAME, all_metrics_csv, result_csv
 from tunewright.service.schemas.files import RESULTS
-from tunewright.service.stored import keep_blob
+from tunewright.service.stored import keep_blob, store_chunks
 
 
 def store_results(service: Service, connection: Connection, job: JobRecord) -> tuple[str, ...]:
@@ -29,23 +29,17 @@ def store_results(service: Service, connection: Connection, job: JobRecord) -> t
 def _store(
     service: Service, connection: Connection, job: JobRecord, name: str, chunks: Iterator[bytes]
 ) -> str:
-    writer = service.blobs.writer()
-    try:
-        for chunk in chunks:
-            writer.write(chunk)
-        sha256 = writer.commit()
-    finally:
-        writer.abort()
+    sha256, size = store_chunks(service, chunks)
     file = FileRecord(
         id=new_id(FILE),
         project=job.project,
         filename=name,
         purpose=RESULTS,
-        bytes=writer.size,
+        bytes=size,
         sha256=sha256,
         created_at=clock(connection),
         expires_at=None,
     )
-    keep_blob(service, connection, sha256, writer.size)
+    keep_blob(service, connection, sha256, size)
     add_file(connection, file)
     return file.id

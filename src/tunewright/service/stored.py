@@ -1,11 +1,25 @@
-"""Record bytes that lie in the blob store. What is not recorded is found by nobody, and never removed."""
+"""Store bytes of the server's own, and record what lies in the blob store. What is not recorded is found by
+nobody, and never removed."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from tunewright.service.context import Service
 from tunewright.service.db.blobs import add_blob
 from tunewright.service.db.database import Connection
 from tunewright.service.faults import SERVER, ApiError
+
+
+def store_chunks(service: Service, chunks: Iterable[bytes]) -> tuple[str, int]:
+    """(sha256, size) of bytes that are in the store now, to be recorded. Raises OSError and keeps nothing."""
+    writer = service.blobs.writer()
+    try:
+        for chunk in chunks:
+            writer.write(chunk)
+        return writer.commit(), writer.size
+    finally:
+        writer.abort()
 
 
 def record_blob(service: Service, sha256: str, size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunewright.service.faults import ApiError, bad_value
+from tunewright.service.faults import BAD_FILE, ApiError, bad_value
 
 ARCHIVES = {
     b"\x1f\x8b": "gzip",
@@ -53,7 +53,7 @@ class ContentCheck:
             raise bad_value(
                 f"The file has a line of more than {self._line_bytes:,} bytes: write one example a line",
                 "file",
-                "invalid_training_file",
+                BAD_FILE,
             )
 
     def _refuse_archive(self) -> None:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tunewright.service.corked import corked
-from tunewright.service.faults import INVALID_REQUEST
+from tunewright.service.faults import ApiError
 from tunewright.service.ids import REQUEST, new_id
 
 HEAD_SECONDS = 4.0
@@ -101,8 +101,7 @@ class CarefulProtocol(H11Protocol):
             self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        error = {"message": message, "type": INVALID_REQUEST, "param": None, "code": code}
-        body = json.dumps({"error": error}).encode()
+        body = json.dumps(ApiError(status, message, code=code).body()).encode()
         headers = {
             "content-type": "application/json",
             "content-length": str(len(body)),

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from tunewright.service.faults import SERVER, ApiError
+from tunewright.service.faults import ApiError
 
 PING_SECONDS = 15.0
 Result = TypeVar("Result")
@@ -68,16 +68,7 @@ async def _lines(chunks: AsyncIterator[Any], stack: AsyncExitStack) -> AsyncIter
             yield "data: [DONE]\n\n"
         except ApiError as error:
             # The status was sent long ago; the client raises for a chunk with `error`.
-            yield f"data: {json.dumps({'error': _body(error)})}\n\n"
+            yield f"data: {json.dumps(error.body())}\n\n"
         finally:
             if coming is not None:
                 coming.cancel()
-
-
-def _body(error: ApiError) -> dict[str, Any]:
-    return {
-        "message": error.message,
-        "type": error.type or SERVER,
-        "param": error.param,
-        "code": error.code,
-    }

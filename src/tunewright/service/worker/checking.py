@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tunewright.errors import ExitCode
+from tunewright.service.faults import BAD_FILE
 from tunewright.service.schemas.lease import Finish, Lease
 from tunewright.service.worker.child import ChildLimits, LeashedChild
 from tunewright.service.worker.inputs import data_name
@@ -18,7 +19,6 @@ from tunewright.service.worker.leash import TIMED_OUT
 MEMORY_BYTES = 16 * 2**30
 FIRST_SECONDS, BYTES_PER_SECOND, MOST_SECONDS = 300.0, 100_000, 1800.0
 """How long a file may take: a small one that unpacks to gigabytes does not hold up a worker for long."""
-BAD_FILE = "invalid_training_file"
 POLL_SECONDS = 0.1
 PROBLEMS_TOLD = 10
 _ERROR = re.compile(r"^error\[([a-z0-9.-]+)\]: (.*)", re.DOTALL | re.MULTILINE)

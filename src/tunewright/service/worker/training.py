@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ExitCode
+from tunewright.service.faults import BAD_FILE
 from tunewright.service.schemas.lease import EventModel, Finish, Lease, Report
 from tunewright.service.worker.checking import read_error
 from tunewright.service.worker.child import LeashedChild
@@ -124,7 +125,7 @@ class Training:
             known, message = read_error(self._folder / "stderr.log")
             found = known or f"exit_code_{code}"
         if code == ExitCode.DATA_ERROR:
-            return {"code": "invalid_training_file", "message": message, "param": "training_file"}
+            return {"code": BAD_FILE, "message": message, "param": "training_file"}
         return {"code": found, "message": message, "param": None}
 
 
