@@ -22,20 +22,11 @@ COMPRESSED = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".7z", ".t
 _KINDS = ", ".join(READERS)
 
 
-def read_raw_rows(path: Path) -> Iterator[RawRow]:
-    """Rows of a file or folder, lazily. Raises the first DataError."""
-    for row in iter_raw_rows(path):
-        if isinstance(row, DataError):
-            raise row
-        yield row
+def iter_raw_rows(path: Path, shown: str) -> Iterator[RawRow | DataError]:
+    """Rows of a file or folder, lazily; a fault of one row comes as a value in its place.
 
-
-def iter_raw_rows(path: Path, shown: str | None = None) -> Iterator[RawRow | DataError]:
-    """As read_raw_rows, but a fault of one row comes as a value in its place; faults of a file are raised.
-
-    shown: the name of `path` in messages and in each row's source.
+    Raises DataError for a fault of a file. shown: the name of `path` in messages and in each row's source.
     """
-    shown = shown or str(path)
     for file, name in find_named_files(path, shown):
         yield from iter_file(file, name)
 

@@ -3,16 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from tunewright.data.sources import iter_raw_rows, read_raw_rows
+from tunewright.data.sources import iter_raw_rows
 from tunewright.errors import DataError
 
 ROW = '{"text": "a"}\n'
 
 
 def refused(path: Path) -> DataError:
-    with pytest.raises(DataError) as caught:
-        list(read_raw_rows(path))
-    return caught.value
+    """The fault of a file, or of its first row."""
+    try:
+        first = next(iter_raw_rows(path, str(path)))
+    except DataError as error:
+        return error
+    assert isinstance(first, DataError)
+    return first
 
 
 def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
@@ -26,13 +30,13 @@ def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
     assert rows == ["data/C.JSON:1", "data/a.csv:2", "data/b.jsonl:1", "data/b.jsonl:2"]
 
 
-def test_reading_raises_the_first_fault(tmp_path: Path) -> None:
+def test_a_fault_comes_in_the_place_of_its_row(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(ROW + "broken\n" + ROW)
-    rows = read_raw_rows(path)
-    assert next(rows).source.line == 1
-    with pytest.raises(DataError, match="line 2"):
-        next(rows)
+    first, fault, last = iter_raw_rows(path, "a.jsonl")
+    assert isinstance(fault, DataError)
+    assert "line 2" in str(fault)
+    assert [str(row.source) for row in (first, last)] == ["a.jsonl:1", "a.jsonl:3"]
 
 
 def test_a_missing_file_says_where_it_looked(tmp_path: Path) -> None:
