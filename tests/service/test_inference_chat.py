@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,27 @@ def _generate(adapter: Path) -> str:
     command += ["--max-new-tokens", "24"]
     environment = child_environment(adapter.parent, {})
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout[:-1]
+
+
+def test_a_model_server_that_hears_nothing_holds_up_nobody_else(tmp_path: Path) -> None:
+    """A call of a device can hold a process for minutes, and it is sent more than a pipe takes meanwhile."""
+    settings = ServeSettings(tmp_path / "home", inference=InferenceSettings(wait_seconds=2))
+    with serve_here(settings) as server, server.client(max_retries=0, timeout=60) as client:
+        with suppress(InternalServerError):
+            _text(client)
+        process = _process(server)
+        pid = process.pid or 0
+        os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(2) as pool:
+            try:
+                large: Any = [{"role": "user", "content": "1 " * 200_000}]
+                asked = [pool.submit(_text, client), pool.submit(_text, client, messages=large)]
+                for one in asked:
+                    with pytest.raises(InternalServerError, match="waits for its turn"):
+                        one.result(timeout=20)
+                assert httpx2.get(f"{server.url}/health", timeout=10).status_code == 200
+                process.stop()
+                assert not Path(f"/proc/{pid}").exists()
+            finally:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
