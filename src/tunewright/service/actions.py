@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunewright.service.db.artifacts import drop_states
 from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events
 from tunewright.service.db.jobs import change_job
@@ -33,6 +34,7 @@ def act(connection: Connection, job: JobRecord, action: Action) -> None:
     values: dict[str, Any] = {"status": status.value, "wanted": _WANTED[action]}
     if status in TERMINAL:
         values["finished_at"] = clock(connection)
+        drop_states(connection, job.id)
     change_job(connection, job.id, **values)
     add_events(connection, job.id, [NewEvent(_TOLD[status])])
 

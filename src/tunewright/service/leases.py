@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunewright.service.context import Service
-from tunewright.service.db.artifacts import find_model, newest_state
+from tunewright.service.db.artifacts import find_stored_model, newest_state
 from tunewright.service.db.database import Connection
 from tunewright.service.db.files import find_stored_file
 from tunewright.service.extra_config import with_extra
@@ -22,7 +22,7 @@ def build_lease(service: Service, connection: Connection, job: JobRecord) -> Lea
     """The lease of a job that was just claimed, or is held."""
     state = newest_state(connection, job.id)
     start = job.request["start_from"]
-    adapter = find_model(connection, job.project, start) if start else None
+    adapter = find_stored_model(connection, start) if start else None
     return Lease(
         job=job.id,
         attempt=job.attempt,

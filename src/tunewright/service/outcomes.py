@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunewright.errors import ExitCode
+from tunewright.service.db.artifacts import drop_states
 from tunewright.service.db.database import Connection, clock
 from tunewright.service.db.events import NewEvent, add_events, count_trained_tokens
 from tunewright.service.db.machines import live_machines
 from tunewright.service.db.queue import end_attempt, lock_expired
 from tunewright.service.faults import BAD_FILE
-from tunewright.service.jobs import Action, Status, next_status
+from tunewright.service.jobs import TERMINAL, Action, Status, next_status
 from tunewright.service.records import JobRecord
 from tunewright.service.retry import WORKER_LOST, judge
 from tunewright.service.run_settings import resolve_hyperparameters
@@ -154,5 +155,7 @@ def _end(connection: Connection, job: JobRecord, told: Finish, action: Action, *
     status = next_status(job.status, action)
     if status is None:
         raise AssertionError(f"{action} of a job that is {job.status}")
+    if status in TERMINAL:
+        drop_states(connection, job.id)
     outcome = "lost" if told is _LOST else told.outcome
     end_attempt(connection, job, outcome, told.exit_code, status=status.value, **values)

@@ -52,6 +52,11 @@ def keep_newest(connection: Connection, job_id: str, kind: ArtifactKind, keep: i
     )
 
 
+def drop_states(connection: Connection, job_id: str) -> None:
+    """Hide the states of a job that is over: nobody can go on from them, and they are the largest it left."""
+    keep_newest(connection, job_id, "state", 0)
+
+
 def newest_state(connection: Connection, job_id: str) -> ArtifactRecord | None:
     """The state with the highest step to resume a job from."""
     where = (artifacts.c.job_id == job_id, artifacts.c.kind == "state", artifacts.c.deleted_at.is_(None))
@@ -85,6 +90,12 @@ def find_model(connection: Connection, project: str, name: str) -> ArtifactRecor
     query = select(artifacts).where(*_named(project), artifacts.c.name == name)
     row = connection.execute(query).mappings().first()
     return None if row is None else to_artifact(row, _files(connection, row["id"]))
+
+
+def find_stored_model(connection: Connection, name: str) -> ArtifactRecord:
+    """The model that a job starts from, whatever became of it since: a live job keeps it."""
+    row = connection.execute(select(artifacts).where(artifacts.c.name == name)).mappings().one()
+    return to_artifact(row, _files(connection, row["id"]))
 
 
 def delete_artifact(connection: Connection, artifact_id: str) -> None:

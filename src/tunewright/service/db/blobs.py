@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, exists, insert, or_, select, union_all, update
 
 from tunewright.service.db.database import clock
-from tunewright.service.db.tables import artifact_files, artifacts, blobs, files
+from tunewright.service.db.tables import artifact_files, artifacts, blobs, files, jobs
+from tunewright.service.jobs import TERMINAL
 
 GRACE_SECONDS = 24 * 3600
 """How long bytes stay that nothing refers to: an artifact's files come first, its row last."""
@@ -27,12 +28,20 @@ def known_blobs(connection: Connection, hashes: set[str]) -> set[str]:
 
 
 def take_unused(connection: Connection, limit: int = 1000) -> list[str]:
-    """Forget blobs that no file and no artifact refers to, and return their hashes for removal."""
-    by_file = exists().where(files.c.sha256 == blobs.c.sha256, files.c.deleted_at.is_(None))
+    """Forget blobs that no file, no artifact and no live job needs, and return their hashes for removal."""
+    live = jobs.c.status.not_in([str(status) for status in TERMINAL])
+    # A live job keeps its files and the model that it starts from, whatever becomes of them.
+    read = union_all(
+        select(jobs.c.training_file).where(live),
+        select(jobs.c.validation_file).where(live, jobs.c.validation_file.is_not(None)),
+    )
+    by_file = exists().where(
+        files.c.sha256 == blobs.c.sha256, or_(files.c.deleted_at.is_(None), files.c.id.in_(read))
+    )
     by_artifact = exists().where(
         artifact_files.c.sha256 == blobs.c.sha256,
         artifact_files.c.artifact_id == artifacts.c.id,
-        artifacts.c.deleted_at.is_(None),
+        or_(artifacts.c.deleted_at.is_(None), artifacts.c.name.in_(select(jobs.c.model).where(live))),
     )
     old = blobs.c.touched_at < clock(connection) - GRACE_SECONDS
     unused = list(

@@ -139,8 +139,10 @@ def read_blob(job_id: str, sha256: str, service: ServiceArg, attempt: AttemptArg
 
 @router.post("/jobs/{job_id}/artifacts", status_code=204)
 def add_artifact(job_id: str, body: NewArtifact, service: ServiceArg, attempt: AttemptArg) -> None:
-    """Record a folder of the run whose bytes are stored."""
+    """Record a folder of the run whose bytes are stored, unless the job was cancelled meanwhile."""
     with _held(service, job_id, attempt) as (connection, job):
+        if job.status is Status.CANCELLED:
+            return
         check_stored(service, connection, body)
         known = newest_state(connection, job.id)
         put_artifact(connection, new_artifact(connection, job, body))
