@@ -19,10 +19,9 @@ _KINDS = {".csv": ".csv", ".parquet": ".parquet"}
 
 
 def build_lease(service: Service, connection: Connection, job: JobRecord) -> Lease:
-    """The lease of a job that was just claimed, or is held."""
+    """The lease of a job that was just claimed."""
     state = newest_state(connection, job.id)
-    start = job.request["start_from"]
-    adapter = find_stored_model(connection, start) if start else None
+    adapter = _start(connection, job)
     return Lease(
         job=job.id,
         attempt=job.attempt,
@@ -35,6 +34,22 @@ def build_lease(service: Service, connection: Connection, job: JobRecord) -> Lea
         state_step=state.step if state else 0,
         start_from=_stored(adapter),
     )
+
+
+def named_hashes(connection: Connection, job: JobRecord) -> set[str]:
+    """The hashes of all bytes that the lease of a held job names, whatever the server offers by now."""
+    inputs = [file_id for file_id in (job.training_file, job.validation_file) if file_id]
+    folders = [newest_state(connection, job.id), _start(connection, job)]
+    return {
+        *(find_stored_file(connection, file_id).sha256 for file_id in inputs),
+        *(file.sha256 for folder in folders if folder is not None for file in folder.files),
+    }
+
+
+def _start(connection: Connection, job: JobRecord) -> ArtifactRecord | None:
+    """The model that a job starts from; None for a base model."""
+    name: str | None = job.request["start_from"]
+    return find_stored_model(connection, name) if name else None
 
 
 def _settings(service: Service, job: JobRecord) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tunewright.service.app import build_app
 from tunewright.service.audit import AuditLog
 from tunewright.service.children import LocalWorkers, WorkerCommand
 from tunewright.service.context import Service
+from tunewright.service.db.jobs import live_bases
 from tunewright.service.db.keys import count_keys, revoke_named
 from tunewright.service.db.opening import open_database
 from tunewright.service.keys import DEFAULT_PROJECT, create_key
@@ -47,6 +48,7 @@ def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
     with hold_home(settings.home), listen(settings) as listener:
         service = open_service(settings)
         first = first_key(service)
+        _tell_missing_bases(service)
         if settings.tls is None and not _is_local(settings.host):
             log.warning("keys and data cross the network unencrypted: give --tls-cert and --tls-key")
         app = build_app(service)
@@ -70,7 +72,7 @@ def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
 def open_service(settings: ServeSettings) -> Service:
     """Everything that requests need, with the newest database schema.
 
-    Raises ServiceError (`service.database`) and OSError.
+    Raises ServiceError (`service.database`, `service.pepper`) and OSError.
     """
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = open_database(settings.database_url)
@@ -85,6 +87,13 @@ def first_key(service: Service) -> str | None:
             return None
         key = create_key(connection, service.pepper, name="first", project=DEFAULT_PROJECT, scopes=("admin",))
     return key.secret
+
+
+def _tell_missing_bases(service: Service) -> None:
+    with service.database.read() as connection:
+        missing = live_bases(connection) - service.settings.models.keys()
+    if missing:
+        log.warning("jobs wait for base models that are not offered any more: %s", ", ".join(sorted(missing)))
 
 
 def _worker_command(service: Service, url: str) -> WorkerCommand:

@@ -69,6 +69,13 @@ def is_file_in_use(connection: Connection, file_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
+def live_bases(connection: Connection) -> set[str]:
+    """The base models of all jobs that are not over."""
+    over = [str(status) for status in TERMINAL]
+    base = jobs.c.request["base"].as_string()
+    return set(connection.execute(select(base).where(jobs.c.status.not_in(over)).distinct()).scalars())
+
+
 def count_by_status(connection: Connection) -> dict[str, int]:
     """How many jobs of all projects have each status."""
     query = select(jobs.c.status, func.count()).group_by(jobs.c.status)

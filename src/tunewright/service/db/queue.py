@@ -6,7 +6,7 @@ token is refused, so that a worker that slept past its lease cannot write into t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
@@ -28,12 +28,13 @@ def claim_job(
     lease_seconds: float,
     most_per_project: int = 0,
     machine: Machine = ANY_MACHINE,
+    bases: Collection[str] | None = None,
 ) -> JobRecord | None:
     """Give the next waiting job to a worker, under a new token; None when nothing waits that it can do.
 
     Order: priority, then the project with the fewest held jobs, then age. Running jobs keep their status
     until the caller writes the next one in the same transaction. most_per_project: held jobs after which a
-    project's others wait; 0 for no limit.
+    project's others wait; 0 for no limit. bases: jobs on any other base model wait; None takes all.
     """
     if most_per_project:
         # Two claims at once would both see room for one more.
@@ -56,6 +57,7 @@ def claim_job(
             jobs.c.not_before <= now,
             _can_do(machine),
             *([func.coalesce(held.c.jobs, 0) < most_per_project] if most_per_project else []),
+            *([] if bases is None else [jobs.c.request["base"].as_string().in_(sorted(bases))]),
         )
         .order_by(jobs.c.priority.desc(), func.coalesce(held.c.jobs, 0), jobs.c.created_at, jobs.c.id)
         .limit(1)

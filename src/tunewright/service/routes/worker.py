@@ -26,7 +26,7 @@ from tunewright.service.faults import ApiError, lease_lost
 from tunewright.service.inference.model_server import ModelServerArg
 from tunewright.service.inference.training import make_way
 from tunewright.service.jobs import Action, Status, next_status
-from tunewright.service.leases import build_lease
+from tunewright.service.leases import build_lease, named_hashes
 from tunewright.service.outcomes import finish_attempt, release_expired
 from tunewright.service.records import JobRecord, Machine
 from tunewright.service.result_files import store_results
@@ -58,8 +58,15 @@ def claim(body: Claim, service: ServiceArg, models: ModelServerArg) -> Lease | R
         release_expired(connection)
         told = body.capabilities
         note_worker(connection, body.worker, body.name, told.model_dump())
-        most = service.settings.limits.project_running
-        job = claim_job(connection, body.worker, seconds, most, Machine(told.places))
+        job = claim_job(
+            connection,
+            body.worker,
+            seconds,
+            service.settings.limits.project_running,
+            Machine(told.places),
+            # Of a base that this server does not offer any more, nothing could be told to a worker.
+            service.settings.models.keys(),
+        )
         if job is None:
             # Seldom enough for many workers, often enough to take a lost job over soon after its lease.
             return Response(status_code=204, headers={"retry-after": f"{min(1.0, seconds / 10):g}"})
@@ -125,13 +132,7 @@ def read_blob(job_id: str, sha256: str, service: ServiceArg, attempt: AttemptArg
         if job.status is Status.CANCELLED:
             # Its owner may have deleted the files by now, and nobody needs them.
             raise ApiError(404, "The job was cancelled", code="no_such_blob")
-        lease = build_lease(service, connection, job)
-    named = {
-        lease.training.sha256,
-        *(file.sha256 for file in (*(lease.state or ()), *(lease.start_from or ()))),
-    }
-    if lease.validation:
-        named.add(lease.validation.sha256)
+        named = named_hashes(connection, job)
     if sha256 not in named:
         raise ApiError(404, "The lease names no such bytes", code="no_such_blob")
     return StreamingResponse(service.blobs.read(sha256), media_type="application/octet-stream")
