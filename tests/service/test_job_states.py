@@ -15,7 +15,7 @@ from openai import BadRequestError, OpenAI
 from service_server import RunningServer, chat_rows, upload
 from service_worker import HandWorker, worker_by_hand
 from tunewright.service.jobs import CLAIMABLE, HELD, TERMINAL, TRANSITIONS, Action, Status, next_status
-from tunewright.service.schemas.lease import Finish
+from tunewright.service.schemas.lease import EventModel, Finish, Report
 
 USER = (Action.CANCEL, Action.PAUSE, Action.RESUME)
 
@@ -253,3 +253,17 @@ def test_models_are_deleted_one_by_one(
     assert [item.id for item in client.models.list()] == ["builtin:tiny"]
     with pytest.raises(BadRequestError, match="base model"):
         client.models.delete("builtin:tiny")
+
+
+def test_a_report_with_a_nul_is_taken_on_either_database(any_server: RunningServer, tmp_path: Path) -> None:
+    """PostgreSQL stores none, and a worker would send what is refused for ever."""
+    with any_server.client() as client, worker_by_hand(any_server, tmp_path) as worker:
+        job = client.fine_tuning.jobs.create(
+            model="builtin:tiny", training_file=upload(client, chat_rows(11)).id
+        ).id
+        lease = worker.begin(job)
+        worker.client.report(lease, Report(events=[EventModel(message="a\0b", level="warn")]))
+        worker.client.finish(lease, Finish(outcome="failed", exit_code=3, code="x", message="row \0"))
+        failed = client.fine_tuning.jobs.retrieve(job)
+        assert failed.error
+        assert failed.error.message == "row \ufffd"

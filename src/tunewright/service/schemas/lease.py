@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tunewright.service.records import ArtifactKind
 
@@ -18,6 +18,8 @@ FilePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0
 
 Place = Annotated[str, Field(pattern=r"^[a-z]{1,15}/[a-z]{1,15}$")]
 """Engine and device: a state that was saved with one goes on with the same."""
+# PostgreSQL stores no NUL, and a report that is refused would be sent again for ever.
+Message = Annotated[str, AfterValidator(lambda text: text.replace("\0", "\ufffd"))]
 
 
 class _Strict(BaseModel):
@@ -92,7 +94,7 @@ class Renewed(_Strict):
 class EventModel(_Strict):
     """An event to append. fact: what it tells, so that it is told once."""
 
-    message: str
+    message: Message
     level: Literal["info", "warn", "error"] = "info"
     type: Literal["message", "metrics"] = "message"
     data: dict[str, Any] | None = None
@@ -134,7 +136,7 @@ class Finish(_Strict):
     outcome: Literal["validated", "succeeded", "stopped", "failed"]
     exit_code: int | None = None
     code: str | None = None
-    message: str | None = None
+    message: Message | None = None
     param: str | None = None
     checked: dict[str, Any] | None = None
     step: int = 0
