@@ -17,7 +17,7 @@ from service_worker import HandWorker, worker_by_hand
 from tunewright.service.ids import WORKER, new_id
 from tunewright.service.inference.process import ModelProcess
 from tunewright.service.inference.settings import InferenceSettings, Policy
-from tunewright.service.schemas.lease import Capabilities, Claim
+from tunewright.service.schemas.lease import Capabilities, Claim, Finish
 from tunewright.service.settings import ServeSettings
 
 TINY = "builtin:tiny"
@@ -118,6 +118,20 @@ def test_the_accelerator_is_free_when_a_worker_hears_of_its_job(
         worker.succeed(lease)
         ask(client)
         assert runs(process.pid)
+
+
+def test_a_cancelled_job_has_the_accelerator_until_its_worker_gives_it_back(
+    waiting: tuple[RunningServer, OpenAI, ModelProcess], tmp_path: Path
+) -> None:
+    server, client, _ = waiting
+    with machine(server, tmp_path, GPU) as worker:
+        job = new_job(client)
+        lease = worker.begin(job)
+        client.fine_tuning.jobs.cancel(job)
+        with pytest.raises(InternalServerError, match="--inference cpu"):
+            ask(client)
+        worker.client.finish(lease, Finish(outcome="stopped", exit_code=137))
+        ask(client)
 
 
 def test_on_the_cpu_chats_go_on_beside_training(tmp_path: Path) -> None:
