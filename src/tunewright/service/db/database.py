@@ -13,11 +13,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import SQLAlchemyError as DatabaseFault
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 __all__ = ["DATABASE_AWAY", "Connection", "Database", "DatabaseFault", "clock", "hold_name", "sqlite_url"]
 
 BUSY_SECONDS = 30
-DATABASE_AWAY = (OperationalError, InterfaceError)
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 """What is raised while the database cannot be reached, or is too busy."""
 
 Found = TypeVar("Found")
@@ -54,8 +55,12 @@ class Database:
     @contextmanager
     def write(self) -> Generator[Connection]:
         """A transaction that is committed when the body ends, and rolled back when it raises."""
-        connected = self.engine.connect().execution_options(writes=True)
-        with connected as connection, self._writer, connection.begin():
+        # In this order: whoever waits for his turn holds no connection that a reader may need.
+        with (
+            self._writer,
+            self.engine.connect().execution_options(writes=True) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def ask(self, question: Callable[[Connection], Found]) -> Found:
