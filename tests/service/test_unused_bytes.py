@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tunewright.service.db.blobs import GRACE_SECONDS, take_unused
 from tunewright.service.db.files import expire_files, find_stored_file
 from tunewright.service.db.tables import blobs, files
 from tunewright.service.faults import ApiError
+from tunewright.service.store import UNFINISHED_SECONDS, LocalBlobs
 from tunewright.service.stored import record_blob
 
 
@@ -141,3 +143,15 @@ def test_bytes_that_went_while_they_were_sent_are_asked_for_again(server: Runnin
     assert caught.value.status == 503
     with server.service.database.read() as connection:
         assert connection.execute(blobs.select().where(blobs.c.sha256 == sha256)).first() is None
+
+
+def test_what_a_killed_server_had_begun_goes_a_day_later(tmp_path: Path) -> None:
+    old, new = (LocalBlobs(tmp_path).writer() for _ in range(2))
+    for writer in (old, new):
+        writer.write(b"half of it")
+    first, *_ = (tmp_path / "tmp").iterdir()
+    os.utime(first, (time.time() - 2 * UNFINISHED_SECONDS,) * 2)
+    LocalBlobs(tmp_path)
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    for writer in (old, new):
+        writer.abort()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Protocol
 from tunewright.files import make_folder
 
 CHUNK_BYTES = 1 << 20
+UNFINISHED_SECONDS = 24 * 3600
+"""How long after its last byte a blob that was not finished is given up."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,6 +55,7 @@ class LocalBlobs:
         self._temporary = root / "tmp"
         for folder in (self._objects, self._temporary):
             make_folder(folder)
+        self._forget_unfinished()
 
     def writer(self) -> BlobWriter:
         """A new blob; nothing is visible before its commit."""
@@ -71,6 +75,13 @@ class LocalBlobs:
     def remove(self, sha256: str) -> None:
         """Remove the bytes if they are there."""
         self.path(sha256).unlink(missing_ok=True)
+
+    def _forget_unfinished(self) -> None:
+        """Remove what a server that was killed had begun. Other servers may write to the same folder."""
+        for path in self._temporary.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > UNFINISHED_SECONDS:
+                    path.unlink()
 
     def path(self, sha256: str) -> Path:
         """The file of a hash. Raises KeyError for text that is no hash, so that none can leave the folder."""
