@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tunewright.service.schemas.lease import Claim
 from tunewright.service.signals import stop_event
 from tunewright.service.worker.attempt import work_on
 from tunewright.service.worker.client import POLL_SECONDS, LeaseLost, ServerAway, ServerClient
+from tunewright.service.worker.inputs import RUN
 from tunewright.service.worker.machine import find_capabilities, installed_engines
 
 LONGEST_AWAY_SECONDS = 15.0
@@ -70,6 +72,7 @@ def _claim_until_stopped(client: ServerClient, claim: Claim, folder: Path, stop:
         wait = POLL_SECONDS
         if lease is not None:
             work_on(client, lease, folder, stop.is_set)
+            _forget_old_folders(folder)
         else:
             # Many workers must not ask in step.
             stop.wait(client.poll_seconds * random.uniform(0.7, 1.3))
@@ -94,5 +97,15 @@ def _set_at_end_of_input(stop: threading.Event) -> None:
 
 def _forget_old_folders(root: Path) -> None:
     for folder in root.glob("ftjob-*/"):
-        if time.time() - folder.stat().st_mtime > FORGOTTEN_SECONDS:
+        if time.time() - _last_use(folder) > FORGOTTEN_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_use(folder: Path) -> float:
+    """When something was last written there; a folder that another worker just removed is as good as new. A
+    run of weeks leaves the time of its folder as it was and writes in its log."""
+    found: list[float] = []
+    for path in (folder, folder / "stderr.log", folder / RUN / "events.jsonl"):
+        with suppress(FileNotFoundError):
+            found.append(path.stat().st_mtime)
+    return max(found, default=time.time())
