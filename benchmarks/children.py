@@ -69,7 +69,12 @@ class Child:
         """Let it end, and read its report."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        return read_report(self._read())
+        line = self._read()
+        try:
+            return read_report(line)
+        except ValueError as error:
+            # Ended while it wrote.
+            raise Failed(self._last_words()) from error
 
     def _read(self) -> str:
         assert self._process.stdout is not None
@@ -91,10 +96,18 @@ def run_child(script: str, arguments: list[str], *, threads: int, seconds: float
         return child.finish()
 
 
-def write_model_apart(name: str, folder: Path, *, dtype: str, device: str) -> None:
-    """Random weights as a model folder, written by a process whose memory goes with it. Raises Failed."""
+def write_model_apart(
+    name: str, folder: Path, *, dtype: str, device: str, seconds: float | None = None
+) -> None:
+    """Random weights as a model folder, written by a process whose memory goes with it. Raises Failed, also
+    when that takes longer than `seconds`."""
     command = [sys.executable, str(HERE / "workload.py"), name, str(folder), dtype, device]
-    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, env=environment(1), capture_output=True, text=True, check=False, timeout=seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"its model was not written within {seconds:.0f} seconds") from error
     if done.returncode:
         raise Failed(done.stderr.strip()[-2000:])
 

@@ -49,12 +49,14 @@ def main() -> int:
             try:
                 if left < LEAST_SECONDS:
                     raise Failed("no time was left")
-                folder = folders.folder_of(shown.model)
+                folder = folders.folder_of(shown.model, seconds=left)
+                left = options.minutes * 60 - (perf_counter() - started)
                 arguments = _arguments(name, shown, folder, options)
                 result.add(name, shown, run_child(
-                    shown.script, arguments, threads=os.cpu_count() or 1, seconds=min(left, shown.seconds)
+                    shown.script, arguments, threads=os.cpu_count() or 1,
+                    seconds=max(1.0, min(left, shown.seconds)),
                 ))  # fmt: skip
-            except Failed as failed:
+            except (Failed, OSError) as failed:
                 result.leave_out(name, shown, _last_line(str(failed)))
             result.write(options.json, perf_counter() - started)
             result.print_case(name)
@@ -74,7 +76,7 @@ def _fit(case: Case, options: argparse.Namespace) -> Case:
     """The case as it is, or with --model tiny small enough for any machine."""
     if options.model != "tiny":
         return case
-    small = {"4096": "64", "16384": "256"}
+    small = {"4096": "64", "16384": "256", "8192": "128"}
     arguments = tuple(small.get(argument, argument) for argument in case.arguments)
     return replace(
         case, model="tiny", arguments=arguments, warm_up=min(case.warm_up, 1), steps=3, seconds=250
@@ -87,15 +89,15 @@ class _Models:
     def __init__(self, root: Path, device: str) -> None:
         self._root, self._device = root, device
 
-    def folder_of(self, name: str) -> Path:
-        """The folder of a model. Raises Failed."""
+    def folder_of(self, name: str, *, seconds: float) -> Path:
+        """The folder of a model, written within `seconds`. Raises Failed and OSError."""
         folder = self._root / name
         if not folder.exists():
             for other in self._root.iterdir():
                 if shutil.disk_usage(self._root).free < ROOM * weight_bytes(name):
                     shutil.rmtree(other)
             whole = folder.with_name(f"{name}.part")
-            write_model_apart(name, whole, dtype="bfloat16", device=self._device)
+            write_model_apart(name, whole, dtype="bfloat16", device=self._device, seconds=seconds)
             whole.rename(folder)
         return folder
 

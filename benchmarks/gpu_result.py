@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from children import Failed
 from gpu_cases import BARS, SAME_LOSSES, Bar, Case
 from measure import Report
 from origin import describe_origin
@@ -27,9 +28,11 @@ class GpuResult:
         self._seconds = 0.0
 
     def add(self, name: str, case: Case, report: Report) -> None:
-        """Take the report of a case."""
+        """Take the report of a case. Raises Failed when it holds no timed step."""
         profiled = report.details.get("profiled_steps", 0)
         steps = report.steps[case.warm_up : len(report.steps) - profiled]
+        if not steps:
+            raise Failed(f"ended after {len(report.steps)} steps, before the first timed one")
         seconds = sum(step.wall_seconds for step in steps)
         tokens, labels = sum(step.work.tokens for step in steps), sum(step.work.labels for step in steps)
         squares = sum(step.work.squares for step in steps)
@@ -93,8 +96,9 @@ class GpuResult:
         ours, theirs = (self._losses.get(name) for name in SAME_LOSSES)
         if ours is None or theirs is None:
             return {}
-        gap = max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
-        return {"ours": ours, "trl": theirs, "gap": gap, "bar": LOSS_BAR, "met": gap <= LOSS_BAR}
+        gap = max(abs(a - b) / b for a, b in zip(ours, theirs, strict=False))
+        met = len(ours) == len(theirs) and gap <= LOSS_BAR
+        return {"ours": ours, "trl": theirs, "gap": gap, "bar": LOSS_BAR, "met": met}
 
     def print_case(self, name: str) -> None:
         """One line, as soon as it is known."""

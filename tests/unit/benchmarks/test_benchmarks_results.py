@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from children import Failed
 from cpu_result import BARS, LOSS_STEPS, Measured
 from cpu_result import summarize as summarize_cpu
 from gpu_cases import gpu_cases
@@ -109,6 +111,25 @@ def test_profiled_and_first_steps_do_not_count() -> None:
     result.add("7b_full_rows", case, Report("x", steps, 1, {**DETAILS, "profiled_steps": 3}))
     found = result.summary()["cases"]["7b_full_rows"]
     assert (found["tokens_per_second"], found["steps"]) == (100.0, case.steps)
+
+
+def test_a_gpu_case_without_timed_steps_is_a_failed_one_and_not_the_end() -> None:
+    case = gpu_cases()["7b_full_rows"]
+    with pytest.raises(Failed, match="before the first timed one"):
+        gpu_result([5.0]).add("7b_full_rows", case, report("x", [5.0] * case.warm_up))
+
+
+def test_gpu_losses_of_other_counts_are_not_the_same() -> None:
+    result = gpu_result([5.0, 5.0])
+    result.add("7b_losses", gpu_cases()["7b_losses"], report("7b_losses", [5.0]))
+    assert result.summary()["losses"]["met"] is False
+
+
+def test_gpu_figures_are_of_the_path_that_a_run_takes_by_itself() -> None:
+    for name, case in gpu_cases().items():
+        if case.script == "ours.py":
+            asked = json.loads(case.arguments[case.arguments.index("--spec") + 1])["kernels"]
+            assert asked == ("plain" if name.endswith("_plain") else "auto")
 
 
 @pytest.mark.parametrize(
