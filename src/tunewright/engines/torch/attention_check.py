@@ -26,7 +26,8 @@ _WINDOW = 16
 # Two rows of documents: single tokens, equal lengths, one longer than two windows, padding at both ends.
 _LENGTHS = ((5, 2 * _WINDOW + 9, 1), (7, 7, 12))
 _ROW = max(sum(lengths) for lengths in _LENGTHS) + 3
-# Largest difference of a logit over the largest logit. bf16 holds 8 bits and the two paths round elsewhere.
+# Largest difference of a document's logits, in the L2 norm. bf16 holds 8 bits and the two paths round
+# elsewhere: 0.01 to 0.04 were measured on right ones of 2 to 24 layers, where a single logit was off by more.
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
 
@@ -34,8 +35,8 @@ def choose_attention(model: PreTrainedModel, requested: str, precision: str) -> 
     """Set and return the attention that the model trains with: `varlen` (one flash kernel for documents of
     all lengths), `sdpa` (one length of documents after the other) or `eager`.
 
-    `auto` falls back to eager when no check passes; `sdpa` then raises EngineError. `eager` is the model's
-    own attention under a dense mask of documents.
+    `auto` falls back to eager when no check passes, and what is returned says why; `sdpa` then raises
+    EngineError. `eager` is the model's own attention under a dense mask of documents.
     """
     if requested == "eager":
         set_attention(model, "eager")
@@ -56,7 +57,7 @@ def choose_attention(model: PreTrainedModel, requested: str, precision: str) -> 
             code="engine.attention-mismatch",
         )
     set_attention(model, "eager")
-    return "eager"
+    return f"eager ({fault})"
 
 
 def _candidates(device: torch.device, precision: str) -> Iterator[tuple[str, str]]:
@@ -102,10 +103,12 @@ def check_attention(model: PreTrainedModel, precision: str, name: str = ATTENTIO
 def _compare(
     alone: list[torch.Tensor], packed: list[torch.Tensor], moved: list[torch.Tensor], tolerance: float
 ) -> str | None:
+    # Not max(): it would pass over NaN.
+    for own, ours in zip(alone, packed, strict=True):
+        wrong = float((own - ours).norm() / own.norm())
+        if not wrong <= tolerance:
+            return f"logits differ by {wrong:.1e} of their norm from those of single documents"
     size = max(float(logits.abs().max()) for logits in alone)
-    wrong = max(float((a - p).abs().max()) for a, p in zip(alone, packed, strict=True)) / size
-    if not wrong <= tolerance:
-        return f"logits differ by {wrong:.1e} of the largest from those of single documents"
     leak = max(float((p - m).abs().max()) for p, m in zip(packed[1:], moved[1:], strict=True)) / size
     if not leak <= tolerance / 10:
         return f"one document moves another's logits by {leak:.1e} of the largest"
