@@ -10,7 +10,7 @@ from tunewright.service.db.opening import count_missing_migrations
 from tunewright.service.server import hold_home, listen
 from tunewright.service.serving import check_tls
 from tunewright.service.settings import BUILTIN_MODEL, ServeSettings
-from tunewright.service.worker.loop import installed_engines
+from tunewright.service.worker.machine import installed_engines
 
 GIB = 2**30
 
