@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service_server import descendants
+from service_server import descendants, wait_until
 from tunewright.service.child_environment import SECRETS
 from tunewright.service.children import WorkerCommand
 from tunewright.service.inference.process import ModelProcess
@@ -24,7 +24,9 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    path = Path(f"/proc/{pid}/environ")
+    # A process that was just started shows none for a moment.
+    entries = wait_until(path.read_text, "the process has an environment").split("\0")
     return dict(entry.split("=", 1) for entry in entries if entry)
 
 
