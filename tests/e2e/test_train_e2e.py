@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,9 @@ def test_a_stopped_run_resumes_to_the_same_bytes(tunewright, tmp_path: Path, run
     assert resumed.returncode == ExitCode.DONE, resumed.stderr
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert _adapter_hash(tmp_path / "cut") == _adapter_hash(tmp_path / "whole")
+    guard = _last_guard(tmp_path / "cut")
+    assert guard == _last_guard(tmp_path / "whole")
+    assert [step for step, _, _ in guard["seen"]] == list(range(1, 13)), "bad steps are judged by all before"
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(tunewright, tmp_path: Path, run_file: Path) -> None:
@@ -100,6 +104,12 @@ def _stop_after(folder: Path, run_file: Path, out: str, *, step: int, signal_num
         assert "--resume" in log
     else:
         assert process.returncode == -signal.SIGKILL
+
+
+def _last_guard(run: Path) -> dict[str, Any]:
+    """What the newest checkpoint keeps of loss and gradient norm."""
+    newest = max((run / "checkpoints").glob("step-*"))
+    return json.loads((newest / "run_state.json").read_bytes())["guard"]
 
 
 def _adapter_hash(run: Path) -> str:
