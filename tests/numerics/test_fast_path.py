@@ -15,7 +15,7 @@ from engine_cases import Document, build_spec, draw_documents, lay_out, total_we
 from engine_equalities import DOCUMENTS, HALVES, PACKED, same_state, train
 from reference_equalities import load_eager, trained_engine
 from tunewright.engines.torch.engine import TorchEngine, build_engine
-from tunewright.engines.torch.fast.attention import LONGEST
+from tunewright.models.fast_activations import LONGEST_KEPT
 
 FAST = ("llama", "qwen2", "qwen3", "mistral", "gemma")
 STEPS = 20
@@ -137,7 +137,7 @@ def test_nf4_weights_are_those_of_the_plain_path(family_folder: FolderOf) -> Non
 
 def test_a_document_too_long_for_kept_probabilities(family_folder: FolderOf) -> None:
     """Then attention is that of the plain path, in the same layers."""
-    documents = draw_documents([LONGEST + 1, 9])
+    documents = draw_documents([LONGEST_KEPT + 1, 9])
     batch = lay_out([documents])
     figures = []
     for kernels in ("plain", "fast"):

@@ -17,12 +17,13 @@ from tunewright.models.arch import Arch
 from tunewright.models.fast_activations import fast_backward_bytes, fast_layer_bytes
 from tunewright.models.footprint import BYTES, Trained
 
+# What the engines compute in pieces of, and the planner counts with. In elements.
 CHUNK_ELEMENTS = 2**24
-"""Logits that exist at once: the loss goes through its label rows in chunks of this size."""
-
-# The same under a head that does not train, and what of it a CPU takes in fp32 at once.
-_FROZEN_ELEMENTS = 2**23
-_BLOCK_ELEMENTS = 2**20
+"""Logits that exist at once, 64 MiB in fp32: the loss goes through its label rows in chunks of this size."""
+FROZEN_ELEMENTS = 2**23
+"""The same under a head that does not train, 16 MiB in bf16."""
+BLOCK_ELEMENTS = 2**20
+"""What of it a CPU takes the softmax of at once, 4 MiB in fp32, so that its passes stay in the cache."""
 
 # The last part of the names of the matrices that read what attention or the inner MLP width made; all others
 # of a block read the output of a norm.
@@ -115,9 +116,9 @@ def logits_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
     their gradient in place, 16-bit ones through a block in fp32, and the gradient of the label rows is kept.
     """
     if _has_frozen_head(arch, trained, one):
-        rows = min(one.labels, max(1, _FROZEN_ELEMENTS // arch.vocab_size))
+        rows = min(one.labels, max(1, FROZEN_ELEMENTS // arch.vocab_size))
         logits = rows * arch.vocab_size
-        block = 0 if one.precision == "fp32" else min(logits, _BLOCK_ELEMENTS if one.on_cpu else logits)
+        block = 0 if one.precision == "fp32" else min(logits, BLOCK_ELEMENTS if one.on_cpu else logits)
         return (logits + 2 * one.labels * arch.hidden_size) * BYTES[one.precision] + block * 4
     rows = min(one.labels, max(1, CHUNK_ELEMENTS // arch.vocab_size))
     return rows * arch.vocab_size * (12 if one.precision == "fp32" else 14)

@@ -13,10 +13,10 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma"})
 """Model types that have fast layers."""
 
 _NORMED_HEADS = frozenset({"qwen3"})
-# Probabilities are kept of documents up to this length, and computed again for longer ones.
-_LONGEST = 1024
-# Queries of a block see the keys up to its end.
-_BLOCK = 256
+LONGEST_KEPT = 1024
+"""Tokens of a document up to which the probabilities of attention are kept."""
+QUERY_BLOCK = 256
+"""Queries of a block see the keys up to its end only: nearly half of a long document's products are saved."""
 
 
 def fast_layer_bytes(arch: Arch, trained: Trained, precision: str, document: int) -> float:
@@ -36,15 +36,16 @@ def fast_backward_bytes(arch: Arch, precision: str, document: int) -> float:
     up in pieces and together and the input of the last matrix, or those of a block of attention."""
     size = BYTES[precision]
     mlp = (7 * arch.intermediate_size + 2 * arch.hidden_size) * size
-    length = min(document, _LONGEST)
-    attention = 2 * arch.heads * min(length, _BLOCK) * size
+    length = min(document, LONGEST_KEPT)
+    attention = 2 * arch.heads * min(length, QUERY_BLOCK) * size
     return max(mlp, attention)
 
 
 def seen_keys(document: int) -> float:
     """Mean number of probabilities that are kept for a token and head, all documents of this length."""
-    length = min(document, _LONGEST)
-    ends = [min(start + _BLOCK, length) for start in range(0, length, _BLOCK)]
+    length = min(document, LONGEST_KEPT)
+    ends = [min(start + QUERY_BLOCK, length) for start in range(0, length, QUERY_BLOCK)]
     return (
-        sum((end - start) * end for start, end in zip(range(0, length, _BLOCK), ends, strict=True)) / length
+        sum((end - start) * end for start, end in zip(range(0, length, QUERY_BLOCK), ends, strict=True))
+        / length
     )

@@ -146,7 +146,7 @@ def test_recomputed_activations_change_nothing(adapter, folder):
 def test_chunked_logits_change_nothing(adapter, folder, monkeypatch):
     spec = build_spec(folder(), adapter=adapter)
     whole = _train(build_engine(spec))
-    monkeypatch.setattr(loss_module, "_CHUNK_ELEMENTS", 5 * 384)
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 5 * 384)
     for a, b in zip(whole, _train(build_engine(spec)), strict=True):
         assert b.sums == dataclasses.replace(a.sums, loss=pytest.approx(a.sums.loss, rel=1e-6))
         assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=1e-6)

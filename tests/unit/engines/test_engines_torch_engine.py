@@ -101,7 +101,7 @@ def test_chunks_and_full_logits_change_nothing(folder, monkeypatch):
     batch, weight = _batch((30, 25))
     results = []
     for elements, by_rows in ((2**24, True), (384 * 7, True), (2**24, False)):
-        monkeypatch.setattr(loss_module, "_CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", elements)
         engine = build_engine(build_spec(folder))
         engine._built = dataclasses.replace(engine._built, by_rows=by_rows)
         engine.forward_backward([batch], denominator=weight)

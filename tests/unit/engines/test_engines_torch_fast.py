@@ -19,7 +19,7 @@ from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.fast import choose
 from tunewright.engines.torch.fast.attention import Heads, attend_heads
-from tunewright.engines.torch.fast.build import replace_layers, why_plain
+from tunewright.engines.torch.fast.build import NORM_SHIFTS, replace_layers, why_plain
 from tunewright.engines.torch.fast.dropout import draw_seed, drop
 from tunewright.engines.torch.fast.elementwise import EAGER, norm
 from tunewright.engines.torch.fast.functions import (
@@ -36,6 +36,7 @@ from tunewright.engines.torch.fast.layer import FastLayer
 from tunewright.engines.torch.fast.projection import Projection
 from tunewright.engines.torch.lora import LoraLinear
 from tunewright.engines.torch.loss import batch_loss, to_device
+from tunewright.models.fast_activations import FAMILIES
 
 DOCUMENTS = draw_documents([6, 14, 9], seed=2)
 PACKED = lay_out([DOCUMENTS], width=32)
@@ -362,3 +363,7 @@ def test_adapters_on_some_modules_only(folder: Callable[[str], Path]) -> None:
             stats = engine.optim_step(lr=1e-2, skip_above=None).read()
         figures.append((stats.sums.loss, stats.gradient_norm))
     assert figures[1] == pytest.approx(figures[0], rel=1e-5)
+
+
+def test_the_planner_counts_with_the_families_that_have_fast_layers() -> None:
+    assert {name.removesuffix("DecoderLayer").lower() for name in NORM_SHIFTS} == FAMILIES

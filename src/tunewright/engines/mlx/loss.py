@@ -16,9 +16,7 @@ import mlx.core as mx
 from tunewright.engines.mlx.attention import head_logits, hidden_states
 from tunewright.engines.mlx.load import BaseModel
 from tunewright.engines.mlx.rows import Rows
-
-# Logits of one chunk, in elements: 64 MiB in fp32.
-_CHUNK_ELEMENTS = 2**24
+from tunewright.models.activations import CHUNK_ELEMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ def rows_loss(
     """(Σ weight · negative log-likelihood, count of right argmaxes), both scalars."""
     hidden_KND = hidden_states(base, rows.tokens_KN, checkpointed_layers=checkpointed_layers)
     hidden_LD = hidden_KND.reshape(-1, hidden_KND.shape[-1])[rows.places_L]
-    size = max(1, _CHUNK_ELEMENTS // base.arch.vocab_size)
+    size = max(1, CHUNK_ELEMENTS // base.arch.vocab_size)
     if len(hidden_LD) <= size:
         return _sums(head_logits(base, hidden_LD), rows.labels_L, rows.weights_L)
     losses: list[mx.array] = []

@@ -14,10 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-# Logits of one matrix product, in elements: 16 MiB in bf16.
-_CHUNK_ELEMENTS = 2**23
-# A CPU takes the softmax of fewer rows at a time, 4 MiB in fp32, so that its passes stay in the cache.
-_BLOCK_ELEMENTS = 2**20
+from tunewright.models.activations import BLOCK_ELEMENTS, FROZEN_ELEMENTS
 
 
 def has_frozen_head(model: PreTrainedModel) -> bool:
@@ -51,7 +48,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         gradient_LD = torch.empty_like(hidden_LD) if ctx.needs_input_grad[0] else None
         loss = hidden_LD.new_zeros((), dtype=torch.float32)
         correct = torch.zeros((), dtype=torch.int64, device=hidden_LD.device)
-        rows = max(1, _CHUNK_ELEMENTS // len(weight_VD))
+        rows = max(1, FROZEN_ELEMENTS // len(weight_VD))
         for start in range(0, len(hidden_LD), rows):
             chunk = slice(start, start + rows)
             logits_LV = hidden_LD[chunk] @ weight_VD.t()
@@ -73,7 +70,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
 
 def _blocks(logits_LV: torch.Tensor) -> list[slice]:
     rows, vocabulary = logits_LV.shape
-    size = rows if logits_LV.device.type != "cpu" else max(1, _BLOCK_ELEMENTS // vocabulary)
+    size = rows if logits_LV.device.type != "cpu" else max(1, BLOCK_ELEMENTS // vocabulary)
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 

@@ -1,8 +1,8 @@
 """Attention of packed documents on a CPU as matrix products, with the probabilities kept.
 
 In bf16 the CPU's fused kernel takes 1.6 to 2.2 times as long, forward and backward. For documents up to
-LONGEST tokens the probabilities are small enough to keep. Scores are in fp32, as in the fused kernels:
-in bf16 a score of 50 would be off by 0.1.
+models.fast_activations.LONGEST_KEPT tokens the probabilities are small enough to keep. Scores are in fp32, as
+in the fused kernels: in bf16 a score of 50 would be off by 0.1.
 """
 
 # S tokens, K documents of a group, N tokens of a document, P heads of keys and values, G queries a key head,
@@ -18,9 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-LONGEST = 1024
-# Queries of a block see keys up to its end only, which saves nearly half of a long document's products.
-_BLOCK = 256
+from tunewright.models.fast_activations import QUERY_BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +163,7 @@ def _scatter(parts: list[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
 
 
 def _blocks(length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + _BLOCK, length)) for start in range(0, length, _BLOCK)]
+    return [(start, min(start + QUERY_BLOCK, length)) for start in range(0, length, QUERY_BLOCK)]
 
 
 def _attend_group(
@@ -190,7 +188,7 @@ def _attend_group_backward(
     probabilities: list[torch.Tensor], scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     _, groups, length, width = q.shape
-    single = length <= _BLOCK
+    single = length <= QUERY_BLOCK
     dq = torch.empty_like(q)
     # Several blocks add to the same keys; fp32 keeps what each adds.
     dk, dv = (torch.zeros_like(x, dtype=x.dtype if single else torch.float32) for x in (k, v))

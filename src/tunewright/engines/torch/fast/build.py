@@ -13,7 +13,7 @@ from tunewright.engines.torch.fast.elementwise import ACTIVATIONS, Elementwise
 from tunewright.engines.torch.fast.layer import FastLayer, LayerFacts
 from tunewright.engines.torch.varlen import takes_documents
 
-_NORM_SHIFTS = {
+NORM_SHIFTS = {
     "LlamaDecoderLayer": 0.0,
     "MistralDecoderLayer": 0.0,
     "Qwen2DecoderLayer": 0.0,
@@ -21,7 +21,7 @@ _NORM_SHIFTS = {
     "GemmaDecoderLayer": 1.0,
 }
 """Layers of which FastLayer knows the whole computation → what is added to the weight of their norms. To add
-a family: a line here and in tests/numerics/test_fast_path.py."""
+a family: a line here, in models/fast_activations.py and in tests/numerics/test_fast_path.py."""
 
 _WINDOW_IN_CONFIG = ("MistralDecoderLayer",)
 """Families that read it there; the others keep it in the attention, or have none whatever the config says."""
@@ -69,7 +69,7 @@ def _why_not_model(model: PreTrainedModel) -> str | None:
     if not takes_documents(model):
         return "eager attention"
     kinds = sorted({type(layer).__name__ for layer in _layers(model)}) or [type(model).__name__]
-    unknown = [kind for kind in kinds if kind not in _NORM_SHIFTS]
+    unknown = [kind for kind in kinds if kind not in NORM_SHIFTS]
     if unknown:
         return f"{', '.join(unknown)} is not known"
     config = model.config.get_text_config()
@@ -99,6 +99,6 @@ def _read_facts(plain: Any) -> LayerFacts:
         heads=Heads(keys, attention.q_proj.out_features // attention.head_dim // keys),
         scale=attention.scaling,
         window_holder=attention.config if type(plain).__name__ in _WINDOW_IN_CONFIG else attention,
-        norm_shift=_NORM_SHIFTS[type(plain).__name__],
+        norm_shift=NORM_SHIFTS[type(plain).__name__],
         activation=ACTIVATIONS[attention.config.hidden_act],
     )

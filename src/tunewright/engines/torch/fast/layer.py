@@ -14,7 +14,7 @@ from torch import nn
 from tunewright.engines.torch.attention import document_attention
 from tunewright.engines.torch.attention_call import Rule
 from tunewright.engines.torch.documents import Documents
-from tunewright.engines.torch.fast.attention import LONGEST, Heads, attend_heads
+from tunewright.engines.torch.fast.attention import Heads, attend_heads
 from tunewright.engines.torch.fast.elementwise import Elementwise
 from tunewright.engines.torch.fast.functions import (
     Inward,
@@ -28,6 +28,7 @@ from tunewright.engines.torch.fast.functions import (
 )
 from tunewright.engines.torch.fast.projection import Projection
 from tunewright.engines.torch.varlen import VARLEN_NAME, attend_varlen
+from tunewright.models.fast_activations import LONGEST_KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class FastLayer(nn.Module):
         cos_SW, sin_SW = (table.expand(rows, -1, -1).reshape(tokens, -1).to(qkv_SO.dtype) for table in rotary)
         turn = Turn(cos_SW, sin_SW, queries, heads.keys, self._head_norms(), self.ops)
         qkv_SCW = turn_heads(qkv_SO.view(tokens, heads.columns, -1), turn)
-        if qkv_SCW.device.type == "cpu" and documents.longest <= min(LONGEST, window or LONGEST):
+        if qkv_SCW.device.type == "cpu" and documents.longest <= min(LONGEST_KEPT, window or LONGEST_KEPT):
             return attend_heads(qkv_SCW, documents.head_index(tokens // rows, heads), facts.scale)
         attention: Any = self.self_attn
         if attention.config._attn_implementation == VARLEN_NAME:
