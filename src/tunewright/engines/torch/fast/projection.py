@@ -132,7 +132,12 @@ class Projection:
         """[W, s B]."""
         if self._wide_OE is not None:
             return self._wide_OE
-        return torch.cat((torch.cat([part.base.weight for part in self._parts]), self._up_OR), 1)
+        # Straight into its place: joining the parts first would copy every weight once more in each product.
+        wide_OE = self._up_OR.new_empty(self.outputs, self.inputs + self.ranks)
+        wide_OE[:, self.inputs :] = self._up_OR
+        for part in self._parts:
+            wide_OE[part.outputs, : self.inputs] = part.base.weight
+        return wide_OE
 
 
 def _lay_out(layers: Sequence[Linear]) -> list[_Part]:
