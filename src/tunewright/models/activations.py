@@ -22,6 +22,9 @@ CHUNK_ELEMENTS = 2**24
 """Logits that exist at once, 64 MiB in fp32: the loss goes through its label rows in chunks of this size."""
 FROZEN_ELEMENTS = 2**23
 """The same under a head that does not train, 16 MiB in bf16."""
+CUDA_ELEMENTS = 2**26
+"""The same on CUDA under any head: it reads the whole weight for each chunk, and needs hundreds of rows to have
+as much to compute as to read."""
 BLOCK_ELEMENTS = 2**20
 """What of it a CPU takes the softmax of at once, 4 MiB in fp32, so that its passes stay in the cache."""
 
@@ -33,19 +36,27 @@ _OUTPUTS = ("o_proj", "out_proj", "down_proj", "dense", "dense_4h_to_h", "c_proj
 @dataclass(frozen=True, slots=True)
 class Pass:
     """How a micro-batch is computed. tokens: B · T. labels: label rows. dropout: adapters have one. On a CPU
-    dropout keeps a mask as wide as its input, on others one byte a number. checkpointed: the first so many
-    blocks recompute theirs."""
+    dropout keeps a mask as wide as its input, on others one byte a number. kind: of device: cpu, cuda or mps.
+    checkpointed: the first so many blocks recompute theirs."""
 
     tokens: int
     labels: int
     precision: str
     dropout: bool
-    on_cpu: bool
+    kind: str
     checkpointed: int
     eager_row: int = 0
     """Row length under eager attention, which keeps its scores; 0 for attention per document."""
     fast_document: int = 0
     """Longest document of fast layers; 0 for plain ones."""
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.kind == "cpu"
+
+    def chunk_elements(self, elsewhere: int) -> int:
+        """Logits of one chunk of the loss."""
+        return CUDA_ELEMENTS if self.kind == "cuda" else elsewhere
 
 
 def kept_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
@@ -63,7 +74,8 @@ def inputs_bytes(arch: Arch, one: Pass) -> float:
 def layer_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
     """Bytes a token that one block keeps."""
     if one.fast_document:
-        return fast_layer_bytes(arch, trained, one.precision, one.fast_document)
+        # On CUDA the flash kernel keeps no probabilities.
+        return fast_layer_bytes(arch, trained, one.precision, one.fast_document if one.on_cpu else 0)
     size = BYTES[one.precision]
     wide, query, key = arch.hidden_size, arch.heads * arch.head_size, arch.kv_heads * arch.head_size
     inner = arch.intermediate_size
@@ -116,11 +128,11 @@ def logits_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
     their gradient in place, 16-bit ones through a block in fp32, and the gradient of the label rows is kept.
     """
     if _has_frozen_head(arch, trained, one):
-        rows = min(one.labels, max(1, FROZEN_ELEMENTS // arch.vocab_size))
+        rows = min(one.labels, max(1, one.chunk_elements(FROZEN_ELEMENTS) // arch.vocab_size))
         logits = rows * arch.vocab_size
         block = 0 if one.precision == "fp32" else min(logits, BLOCK_ELEMENTS if one.on_cpu else logits)
         return (logits + 2 * one.labels * arch.hidden_size) * BYTES[one.precision] + block * 4
-    rows = min(one.labels, max(1, CHUNK_ELEMENTS // arch.vocab_size))
+    rows = min(one.labels, max(1, one.chunk_elements(CHUNK_ELEMENTS) // arch.vocab_size))
     return rows * arch.vocab_size * (12 if one.precision == "fp32" else 14)
 
 

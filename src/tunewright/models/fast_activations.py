@@ -1,4 +1,4 @@
-"""What fast layers keep for the backward pass on a CPU: inputs of norms and of the gate, and probabilities of
+"""What fast layers keep for the backward pass: inputs of norms and of the gate, and on a CPU probabilities of
 attention. Counted from the arrays that engines/torch/fast saves; masks of dropout are drawn again.
 """
 
@@ -17,17 +17,19 @@ LONGEST_KEPT = 1024
 """Tokens of a document up to which the probabilities of attention are kept."""
 QUERY_BLOCK = 256
 """Queries of a block see the keys up to its end only: nearly half of a long document's products are saved."""
+_FP32 = 4
 
 
 def fast_layer_bytes(arch: Arch, trained: Trained, precision: str, document: int) -> float:
-    """Bytes a token that one block keeps. document: tokens of the longest one."""
+    """Bytes a token that one block keeps. document: tokens of the longest one, whose probabilities are kept;
+    0 for a flash kernel, which keeps one fp32 number a head."""
     size = BYTES[precision]
     wide, query, key = arch.hidden_size, arch.heads * arch.head_size, arch.kv_heads * arch.head_size
     heads = 2 * query + 2 * key
     if arch.model_type in _NORMED_HEADS:
         heads += query + 2 * key
     ranks = trained.rank * len(trained.adapted) / arch.layers
-    scores = arch.heads * seen_keys(document)
+    scores = arch.heads * (seen_keys(document) if document else _FP32 / size)
     return (2 * wide + heads + 2 * arch.intermediate_size + ranks + scores) * size
 
 

@@ -36,13 +36,14 @@ def resolve_kernels(config: RunConfig, engine: str) -> str:
 
 
 def expects_fast(config: RunConfig, arch: Arch, kind: str, dtypes: tuple[str, str]) -> bool:
-    """Whether layers will be fast ones on a CPU, before the engine has proved them there. kind: of device.
-    dtypes: of storage and of computing."""
+    """Whether layers will be fast ones, with a flash kernel on CUDA, before the engine has proved them there.
+    kind: of device. dtypes: of storage and of computing."""
     adapter, asked = config.adapter, config.model.kernels
     return (
-        kind == "cpu"
+        kind in ("cpu", "cuda")
         and config.engine != "mlx"
-        and (asked in ("fast", "compiled") or (asked == "auto" and dtypes[1] == "bf16"))
+        and asked != "plain"
+        and (dtypes[1] == "bf16" or (kind == "cpu" and asked != "auto"))
         and adapter.kind == "lora"
         and not adapter.modules_to_save
         and dtypes[0] == dtypes[1]

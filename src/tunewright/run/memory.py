@@ -164,7 +164,7 @@ def _pass(facts: Facts, tokens: int, checkpointed: int) -> Pass:
         labels=round(tokens * facts.label_share),
         precision=facts.precision,
         dropout=facts.dropout,
-        on_cpu=facts.kind == "cpu",
+        kind=facts.kind,
         checkpointed=checkpointed,
         eager_row=tokens if facts.eager else 0,
         fast_document=facts.fast_document,

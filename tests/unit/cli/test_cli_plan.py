@@ -72,7 +72,7 @@ def test_what_does_not_fit_ends_with_1_and_says_what_would(folder, capsys):
     assert "does not fit" in captured.out
     assert "speed: not known for this device" in captured.out
     assert captured.err.startswith("error[config.memory]: a GPU of 24GiB: ")
-    assert "train.activation_checkpointing: 29 with train.micro_batch_size: 4" in captured.err
+    assert "train.activation_checkpointing: 25 with train.micro_batch_size: 4" in captured.err
 
 
 def test_a_model_larger_than_the_device_has_no_remedy(folder, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,12 @@ from engine_cases import build_spec, draw_documents, lay_out
 from families import make_family
 from tunewright.config.schema import AdapterConfig
 from tunewright.engines.registry import build_engine
+from tunewright.engines.torch.fast.build import replace_layers
+from tunewright.engines.torch.fast.elementwise import EAGER
+from tunewright.engines.torch.load import load_model, set_attention
+from tunewright.engines.torch.lora import add_adapter
+from tunewright.engines.torch.loss import batch_loss, to_device
+from tunewright.engines.torch.varlen import VARLEN_NAME
 from tunewright.models.activations import Pass, kept_bytes, layer_bytes
 from tunewright.models.arch import load_arch
 from tunewright.models.footprint import count_trained
@@ -35,7 +42,7 @@ def test_kept_bytes_are_those_that_autograd_holds(folder, adapter, precision):
     spec = build_spec(folder, adapter=config, dtype=dtype, precision=precision)
     arch = load_arch(folder)
     trained = count_trained(arch, config)
-    one = Pass(TOKENS, 0, precision, config.dropout > 0, on_cpu=True, checkpointed=0)
+    one = Pass(TOKENS, 0, precision, config.dropout > 0, kind="cpu", checkpointed=0)
     # One document of 256 tokens and few label rows; copies of weights and the loss are not activations.
     # The same over half the tokens leaves only what grows with them.
     held = _saved_bytes(spec, TOKENS) - _saved_bytes(spec, TOKENS // 2)
@@ -46,17 +53,17 @@ def test_kept_bytes_are_those_that_autograd_holds(folder, adapter, precision):
 def test_a_checkpointed_pass_keeps_one_array_a_layer_and_the_last_norm(folder):
     arch = load_arch(folder)
     trained = count_trained(arch, AdapterConfig())
-    one = Pass(TOKENS, 0, "fp32", dropout=False, on_cpu=True, checkpointed=arch.layers)
+    one = Pass(TOKENS, 0, "fp32", dropout=False, kind="cpu", checkpointed=arch.layers)
     assert kept_bytes(arch, trained, one) == TOKENS * (arch.layers + 1) * arch.hidden_size * 4
 
 
 def test_less_is_kept_for_16_bits_fewer_targets_and_no_dropout(folder):
     arch = load_arch(folder)
-    one = Pass(TOKENS, 0, "fp32", dropout=False, on_cpu=True, checkpointed=0)
+    one = Pass(TOKENS, 0, "fp32", dropout=False, kind="cpu", checkpointed=0)
     lora = layer_bytes(arch, count_trained(arch, AdapterConfig(rank=4)), one)
     some = layer_bytes(arch, count_trained(arch, AdapterConfig(rank=4, targets=("q_proj",))), one)
     assert some < lora < layer_bytes(arch, count_trained(arch, AdapterConfig(kind="none")), one)
-    on_gpu = replace(one, dropout=True, on_cpu=False)
+    on_gpu = replace(one, dropout=True, kind="cuda")
     trained = count_trained(arch, AdapterConfig(rank=4))
     assert lora < layer_bytes(arch, trained, on_gpu) < layer_bytes(arch, trained, replace(one, dropout=True))
     assert layer_bytes(arch, trained, replace(one, precision="bf16")) < lora
@@ -79,3 +86,37 @@ def _saved_bytes(spec, tokens):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         engine.forward_backward([lay_out([[document]])], denominator=1.0)
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_fast_layers_under_a_flash_kernel_keep_what_is_planned(family, tmp_path, monkeypatch):
+    # The meta device takes every branch that is not the CPU's, and the kernel tells it the shapes it keeps.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    folder = make_family(family, tmp_path / family)
+    arch, config = load_arch(folder), AdapterConfig(rank=4, alpha=8)
+    model = load_model(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+    set_attention(model, VARLEN_NAME)
+    add_adapter(model, config, 0)
+    replace_layers(model.to("meta"), EAGER)
+    one = Pass(TOKENS, 0, "bf16", dropout=False, kind="cuda", checkpointed=0, fast_document=TOKENS)
+    held = _saved_on_meta(model, TOKENS) - _saved_on_meta(model, TOKENS // 2)
+    # The loss keeps a gradient of each label row beside what the layers keep.
+    planned = kept_bytes(arch, count_trained(arch, config), one) + 2 * TOKENS * arch.hidden_size
+    assert 2 * held == pytest.approx(planned, rel=0.06)
+
+
+def _saved_on_meta(model, tokens):
+    saved = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = (storage, storage.nbytes())
+        return tensor
+
+    document = draw_documents([tokens])[0]
+    document[1][:] = 1
+    batch = to_device(lay_out([[document]]), torch.device("meta"))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        batch_loss(model, batch, by_rows=True).loss.backward()
+    return sum(size for _, size in saved.values())

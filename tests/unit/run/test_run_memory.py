@@ -147,6 +147,22 @@ def test_fast_layers_keep_less_than_plain_ones_and_more_of_longer_documents():
     assert kept[0] < need_memory(plain, 8192, 0).parts["activations"]
 
 
+def test_fast_layers_on_cuda_keep_no_probabilities_and_half_of_what_plain_ones_do():
+    plain, fast, longer = (
+        need_memory(replace(LORA, fast_document=n), 8192, 0).parts["activations"] for n in (0, 64, 4096)
+    )
+    assert fast == longer
+    assert 0.3 < fast / plain < 0.6
+
+
+def test_cuda_takes_more_logits_at_once():
+    cpu, cuda = (
+        logits_bytes(ARCH, LORA.trained, Pass(8192, 8192, "bf16", dropout=False, kind=kind, checkpointed=0))
+        for kind in ("cpu", "cuda")
+    )
+    assert cpu < cuda < 2**30
+
+
 def test_probabilities_of_a_block_of_queries_end_with_the_block():
     assert seen_keys(100) == 100
     assert seen_keys(512) == (256 * 256 + 256 * 512) / 512
@@ -155,7 +171,7 @@ def test_probabilities_of_a_block_of_queries_end_with_the_block():
 
 def test_a_head_that_trains_takes_more_than_a_frozen_one():
     trains = replace(LORA, trained=count_trained(ARCH, AdapterConfig(modules_to_save=["lm_head"])))
-    one = Pass(4096, 4096, "bf16", dropout=False, on_cpu=True, checkpointed=0)
+    one = Pass(4096, 4096, "bf16", dropout=False, kind="cpu", checkpointed=0)
     frozen = logits_bytes(ARCH, LORA.trained, one)
     logits = ARCH.vocab_size * (2**23 // ARCH.vocab_size)
     assert frozen == 2 * (logits + 2 * 4096 * ARCH.hidden_size) + 4 * 2**20

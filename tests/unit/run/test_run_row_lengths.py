@@ -93,10 +93,13 @@ def test_rows_that_nobody_has_looked_at_are_full():
         ("cpu", ("fp32", "bf16"), {"kernels": "fast"}, 0),
         ("cpu", ("bf16", "bf16"), {"kernels": "plain"}, 0),
         ("cpu", ("bf16", "bf16"), {"attention": "eager"}, 0),
-        ("cuda", ("bf16", "bf16"), {}, 0),
+        ("cuda", ("bf16", "bf16"), {}, 150),
+        ("cuda", ("bf16", "bf16"), {"kernels": "plain"}, 0),
+        ("cuda", ("fp32", "fp32"), {"kernels": "fast"}, 0),
+        ("mps", ("bf16", "bf16"), {}, 0),
     ],
 )
-def test_fast_layers_are_expected_on_a_cpu_with_the_longest_document(kind, dtypes, model, expected):
+def test_fast_layers_are_expected_with_the_longest_document(kind, dtypes, model, expected):
     data = {"train": "rows.json", "seq_len": 512}
     config = RunConfig.model_validate({"model": {"name": "m", **model}, "data": data})
     facts = memory_facts(config, ARCH, kind, dtypes, "none")

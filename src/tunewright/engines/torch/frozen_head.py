@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tunewright.models.activations import BLOCK_ELEMENTS, FROZEN_ELEMENTS
+from tunewright.models.activations import BLOCK_ELEMENTS, CUDA_ELEMENTS, FROZEN_ELEMENTS
 
 
 def has_frozen_head(model: PreTrainedModel) -> bool:
@@ -48,7 +48,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         gradient_LD = torch.empty_like(hidden_LD) if ctx.needs_input_grad[0] else None
         loss = hidden_LD.new_zeros((), dtype=torch.float32)
         correct = torch.zeros((), dtype=torch.int64, device=hidden_LD.device)
-        rows = max(1, FROZEN_ELEMENTS // len(weight_VD))
+        rows = _rows_of_chunk(hidden_LD.device, len(weight_VD))
         for start in range(0, len(hidden_LD), rows):
             chunk = slice(start, start + rows)
             logits_LV = hidden_LD[chunk] @ weight_VD.t()
@@ -66,6 +66,14 @@ class _FrozenHeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (gradient_LD,) = ctx.saved_tensors
         return gradient_LD * grad_outputs[0].to(gradient_LD.dtype), None, None, None
+
+
+def _rows_of_chunk(device: torch.device, vocabulary: int) -> int:
+    if device.type != "cuda":
+        return max(1, FROZEN_ELEMENTS // vocabulary)
+    rows = max(1, CUDA_ELEMENTS // vocabulary)
+    # Matrix products there are cut into tiles of 128 rows.
+    return rows - rows % 128 if rows > 128 else rows
 
 
 def _blocks(logits_LV: torch.Tensor) -> list[slice]:

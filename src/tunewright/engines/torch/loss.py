@@ -24,7 +24,7 @@ from tunewright.engines.torch.fast.build import has_fast_layers
 from tunewright.engines.torch.frozen_head import frozen_head_loss, has_frozen_head
 from tunewright.engines.torch.load import vocabulary_size
 from tunewright.engines.torch.varlen import takes_documents
-from tunewright.models.activations import CHUNK_ELEMENTS
+from tunewright.models.activations import CHUNK_ELEMENTS, CUDA_ELEMENTS
 from tunewright.types import Batch
 
 # A label that counts for nothing; it never leaves this file.
@@ -116,7 +116,8 @@ def _inputs(model: PreTrainedModel, batch: DeviceBatch) -> dict[str, object]:
 def _sum_chunks(model: PreTrainedModel, hidden_LD: torch.Tensor, batch: DeviceBatch) -> DeviceSums:
     if has_frozen_head(model) and (head := _head_weight(model, hidden_LD)) is not None:
         return DeviceSums(*frozen_head_loss(hidden_LD.to(head.dtype), head, batch.labels_L, batch.weights_L))
-    size = max(1, CHUNK_ELEMENTS // vocabulary_size(model))
+    elements = CUDA_ELEMENTS if hidden_LD.device.type == "cuda" else CHUNK_ELEMENTS
+    size = max(1, elements // vocabulary_size(model))
     if len(hidden_LD) <= size:
         return _chunk(model, hidden_LD, batch.labels_L, batch.weights_L)
     loss = hidden_LD.new_zeros((), dtype=torch.float32)
