@@ -37,6 +37,23 @@ def test_a_cpu_has_no_such_kernel() -> None:
     assert not has_varlen(CPU, "bf16")
 
 
+def test_the_kernel_of_torch_2_11_is_used_without_the_flag_that_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        seen.update(max_q=max_q, window_size=window_size)
+        return query
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert has_varlen(torch.device("cuda:0"), "bf16")
+    q, k = torch.zeros(8, 4, 16), torch.zeros(8, 2, 16)
+    attend_varlen(q, k, k, Documents(((5, 3),)).sequences(8, CPU), None, 4)
+    assert seen == {"max_q": 5, "window_size": (3, 0)}
+
+
 @pytest.mark.parametrize("rule", [Rule(None, dropout=0.1), Rule(None, softcap=30.0)])
 def test_what_the_kernel_cannot_do_is_refused(rule: Rule) -> None:
     q = torch.zeros(1, 2, 8, 16)

@@ -9,6 +9,8 @@ the same one length at a time; attention_check.py proves whichever is taken.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,14 +30,14 @@ def takes_documents(model: PreTrainedModel) -> bool:
 
 
 def has_varlen(device: torch.device, precision: str) -> bool:
-    """Whether torch has the kernel for this device and compute type. Before 2.12 it took other arguments."""
+    """Whether torch has the kernel for this device and compute type. Before 2.11 it had no windows."""
     if device.type != "cuda" or precision == "fp32" or torch.cuda.get_device_capability(device) < (8, 0):
         return False
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return {"window_size", "enable_gqa", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
+    return {"window_size", "scale"} <= _arguments(varlen_attn)
 
 
 def activate_fa3(device: torch.device) -> bool:
@@ -64,11 +66,18 @@ def attend_varlen(
     """
     from torch.nn.attention.varlen import varlen_attn
 
+    # In 2.11 the kernel takes fewer heads of keys without being told.
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in _arguments(varlen_attn) else {}
     out: Any = varlen_attn(
         query, key, value, sequences.starts, sequences.starts, sequences.longest, sequences.longest,
-        scale=scale, window_size=(-1 if window is None else window - 1, 0), enable_gqa=True,
+        scale=scale, window_size=(-1 if window is None else window - 1, 0), **grouped,
     )  # fmt: skip
     return out
+
+
+@cache
+def _arguments(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def varlen_attention(
