@@ -23,8 +23,8 @@ CHUNK_ELEMENTS = 2**24
 FROZEN_ELEMENTS = 2**23
 """The same under a head that does not train, 16 MiB in bf16."""
 CUDA_ELEMENTS = 2**26
-"""The same on CUDA under any head: it reads the whole weight for each chunk, and needs hundreds of rows to have
-as much to compute as to read."""
+"""The same on CUDA under any head: it reads the whole weight for each chunk, and needs hundreds of rows to
+have as much to compute as to read."""
 BLOCK_ELEMENTS = 2**20
 """What of it a CPU takes the softmax of at once, 4 MiB in fp32, so that its passes stay in the cache."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from engine_cases import build_spec, draw_documents, lay_out, total_weight
@@ -20,6 +21,7 @@ from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.fast import choose
 from tunewright.engines.torch.fast.attention import Heads, attend_heads
 from tunewright.engines.torch.fast.build import NORM_SHIFTS, replace_layers, why_plain
+from tunewright.engines.torch.fast.compiled import compile_elementwise
 from tunewright.engines.torch.fast.dropout import draw_seed, drop
 from tunewright.engines.torch.fast.elementwise import EAGER, norm
 from tunewright.engines.torch.fast.functions import (
@@ -367,3 +369,18 @@ def test_adapters_on_some_modules_only(folder: Callable[[str], Path]) -> None:
 
 def test_the_planner_counts_with_the_families_that_have_fast_layers() -> None:
     assert {name.removesuffix("DecoderLayer").lower() for name in NORM_SHIFTS} == FAMILIES
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_code_serves_all_row_counts_and_knows_its_width() -> None:
+    ops = compile_elementwise(torch.device("cpu"))
+
+    def count(rows: int, width: int) -> int:
+        x, weight = torch.randn(rows, width), torch.ones(width)
+        torch.testing.assert_close(ops.norm(x, weight, 1e-6, 0.0), EAGER.norm(x, weight, 1e-6, 0.0))
+        return counters["stats"]["unique_graphs"]
+
+    first = count(5, 24)
+    # Also as many rows as columns, which says nothing of either.
+    assert [count(rows, 24) for rows in (24, 64, 7)] == [first] * 3
+    assert count(5, 40) == first + 1
