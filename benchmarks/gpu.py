@@ -68,7 +68,8 @@ def _arguments(name: str, case: Case, folder: Path, options: argparse.Namespace)
     documents = str(DOCUMENTS[case.arguments[case.arguments.index("--rows") + 1]])
     return [
         "--name", name, "--model", case.model, "--folder", str(folder), "--device", options.device,
-        "--documents", documents, "--steps", str(case.warm_up + case.steps), *case.arguments,
+        "--documents", documents, "--steps", str(case.warm_up + case.steps),
+        "--warm-up", str(case.warm_up), *case.arguments,
     ]  # fmt: skip
 
 

@@ -77,8 +77,11 @@ class Stopwatch:
 
     def begin(self, work: Work) -> bool:
         """A step starts and the one before it ends. False: the parent wants no more steps."""
-        self.end()
         count = len(self._work)
+        if count == self._warm_up:
+            # What is still to be done of the first steps would count as time of the others.
+            _wait_for_device()
+        self.end()
         due = count >= self._warm_up and (count - self._warm_up) % self._turn == 0 if self._turn else False
         if due or (self._turn and count == 0):
             self._tell_turn()
@@ -110,6 +113,13 @@ class Stopwatch:
     def _write(self, message: dict[str, Any]) -> None:
         self._out.write(json.dumps(message) + "\n")
         self._out.flush()
+
+
+def _wait_for_device() -> None:
+    """Until a GPU has done what it was given: programs dispatch steps ahead of it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def _now() -> tuple[float, float]:

@@ -12,6 +12,7 @@ import torch
 from engine_cases import build_spec, draw_documents, lay_out, total_weight
 from families import make_family
 from tunewright.engines.torch.attention_call import Rule, UnsupportedAttentionError
+from tunewright.engines.torch.device import Fetch
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.engine import build_engine
 from tunewright.engines.torch.varlen import attend_varlen, has_varlen, varlen_attention
@@ -122,3 +123,12 @@ def test_gradients_go_through_the_kernel() -> None:
     assert x.grad is not None
     assert float(x.grad[:12].abs().max()) == 0
     assert float(x.grad[12:].abs().max()) > 0
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_what_is_fetched_waits_for_no_later_work() -> None:
+    fetch = Fetch(torch.ones(2, device="cuda"))
+    torch.cuda._sleep(2_000_000_000)
+    assert fetch.read()[0].tolist() == [1, 1]
+    assert not torch.cuda.current_stream().query()

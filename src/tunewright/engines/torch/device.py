@@ -1,4 +1,5 @@
-"""What the machine offers to PyTorch, and what running out of memory looks like there."""
+"""What the machine offers to PyTorch, copies to and from it that nobody waits for, and what running out of
+memory looks like there."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import clear_frames
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.errors import EngineError, EngineOutOfMemory
@@ -43,6 +46,30 @@ def memory_used_bytes(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     return resident_bytes()
+
+
+def send(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """A copy on the device. To CUDA from pinned memory: from other memory the host would wait until the
+    device has done all that it was given before."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Fetch:
+    """Tensors of one device on their way to the host."""
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        on_cuda = tensors[0].device.type == "cuda"
+        self._tensors = [tensor.to("cpu", non_blocking=on_cuda) for tensor in tensors]
+        self._arrived = torch.cuda.Event() if on_cuda else None
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(tensors[0].device))
+
+    def read(self) -> list[torch.Tensor]:
+        """Wait for them, but not for what the device was given since, and return them in order."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensors
 
 
 @contextmanager

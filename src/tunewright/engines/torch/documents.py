@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tunewright.engines.torch.device import send
 from tunewright.engines.torch.fast.attention import HeadIndex, Heads, build_head_index
 
 # Documents up to this length are padded to a multiple of the step; longer ones waste more than a call costs.
@@ -84,9 +85,9 @@ def _build_index(lengths: tuple[tuple[int, ...], ...], row_length: int, device: 
     for flat_KN, real_KN in _flat_groups(lengths, row_length, _padded):
         places_BT[flat_KN[real_KN]] = slots + np.flatnonzero(real_KN)
         slots += flat_KN.size
-        arrays.append(torch.from_numpy(flat_KN).to(device))
+        arrays.append(send(flat_KN, device))
     places_BT[places_BT < 0] = slots
-    return _Index(tuple(arrays), torch.from_numpy(places_BT).to(device))
+    return _Index(tuple(arrays), send(places_BT, device))
 
 
 def _flat_groups(
@@ -137,4 +138,4 @@ def _build_sequences(
         pieces += [*documents, *[_PADDING_PIECE] * (padding // _PADDING_PIECE)]
         pieces += [padding % _PADDING_PIECE] if padding % _PADDING_PIECE else []
     starts = np.cumsum([0, *pieces]).astype(np.int32)
-    return Sequences(torch.from_numpy(starts).to(device), max(pieces, default=0))
+    return Sequences(send(starts, device), max(pieces, default=0))

@@ -19,7 +19,7 @@ from tunewright.engines.protocol import EngineFacts, EngineSpec
 from tunewright.engines.torch.attention_check import choose_attention
 from tunewright.engines.torch.checkpointing import checkpoint_layers
 from tunewright.engines.torch.determinism import only_deterministic
-from tunewright.engines.torch.device import detect_device, memory_used_bytes, raise_out_of_memory
+from tunewright.engines.torch.device import Fetch, detect_device, memory_used_bytes, raise_out_of_memory
 from tunewright.engines.torch.export import export_adapter, export_model, load_adapter
 from tunewright.engines.torch.fast.choose import Chosen, choose_kernels
 from tunewright.engines.torch.heap import keep_freed_memory
@@ -83,19 +83,21 @@ class Built:
 
 
 class PendingTorchStep:
-    """Device scalars of a dispatched step; reading them waits for the device."""
+    """Numbers of a dispatched step on their way to the host."""
 
     def __init__(self, sums: list[DeviceSums], counts: LossSums, outcome: StepOutcome) -> None:
-        self._sums, self._counts, self._outcome = sums, counts, outcome
+        none = outcome.norm.new_zeros(0)
+        losses = torch.stack([one.loss for one in sums]) if sums else none
+        correct = torch.stack([one.correct for one in sums]) if sums else none
+        self._counts = counts
+        self._fetch = Fetch(losses, correct, outcome.norm, outcome.skipped, outcome.rescaled)
 
     def read(self) -> StepStats:
-        """Wait and return the numbers."""
-        loss, correct = _read_sums(self._sums)
-        sums = LossSums(loss, self._counts.weight, self._counts.tokens, correct)
-        outcome = self._outcome
-        return StepStats(
-            sums, float(outcome.norm.item()), bool(outcome.skipped.item()), bool(outcome.rescaled.item())
-        )
+        """Wait for this step, not for one that was dispatched after it, and return the numbers."""
+        losses, correct, norm, skipped, rescaled = self._fetch.read()
+        loss = float(sum(losses.tolist()))
+        sums = LossSums(loss, self._counts.weight, self._counts.tokens, int(correct.sum().item()))
+        return StepStats(sums, float(norm.item()), bool(skipped.item()), bool(rescaled.item()))
 
 
 class TorchEngine:
@@ -160,7 +162,7 @@ class TorchEngine:
         self._model.eval()
         with self._guard(), compute_in(self._spec.precision, self._device):
             sums = batch_loss(self._model, to_device(batch, self._device), by_rows=self._built.by_rows)
-            loss, correct = _read_sums([sums])
+            loss, correct = float(sums.loss.item()), int(sums.correct.item())
         counts = count_labels(batch)
         return LossSums(loss, counts.weight, counts.tokens, correct)
 
@@ -212,10 +214,3 @@ class TorchEngine:
         for parameter, gradient in zip(parameters, earlier, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
-
-
-def _read_sums(sums: Sequence[DeviceSums]) -> tuple[float, int]:
-    if not sums:
-        return 0.0, 0
-    losses = torch.stack([one.loss for one in sums]).tolist()
-    return sum(losses), int(torch.stack([one.correct for one in sums]).sum().item())

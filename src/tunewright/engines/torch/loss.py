@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tunewright.data.collate import WIDTH_STEP
+from tunewright.engines.torch.device import send
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.fast.build import has_fast_layers
 from tunewright.engines.torch.frozen_head import frozen_head_loss, has_frozen_head
@@ -62,13 +63,12 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     rows_L = np.pad(row * tokens.shape[1] + column, extra)
     labels_L = np.pad(tokens[labels_at], extra, constant_values=_IGNORED)
     weights_L = np.pad(batch.weights_BT[labels_at].astype(np.float32), extra)
-    on = {"device": device, "non_blocking": True}
     return DeviceBatch(
-        tokens_BT=torch.from_numpy(tokens).to(**on),
-        positions_BT=torch.from_numpy(batch.positions_BT.astype(np.int64)).to(**on),
-        rows_L=torch.from_numpy(rows_L).to(**on),
-        labels_L=torch.from_numpy(labels_L).to(**on),
-        weights_L=torch.from_numpy(weights_L).to(**on),
+        tokens_BT=send(tokens, device),
+        positions_BT=send(batch.positions_BT.astype(np.int64), device),
+        rows_L=send(rows_L, device),
+        labels_L=send(labels_L, device),
+        weights_L=send(weights_L, device),
         documents=Documents(batch.doc_lengths),
     )
 
