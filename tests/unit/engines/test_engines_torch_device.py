@@ -91,3 +91,9 @@ def test_other_errors_pass():
 
 def test_memory_of_the_process():
     assert subject.memory_used_bytes(CPU) > 2**24
+
+
+def test_a_library_that_gets_no_workspace_is_out_of_memory():
+    said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert subject.is_out_of_memory(RuntimeError(said))
+    assert not subject.is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE"))

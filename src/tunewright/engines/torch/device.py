@@ -17,7 +17,9 @@ from tunewright.errors import EngineError, EngineOutOfMemory
 from tunewright.host_cpu import cpu_dtypes, cpu_name
 from tunewright.host_memory import host_memory_bytes, resident_bytes
 
-_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory")
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+)
 
 
 def detect_device(device: str) -> DeviceFacts:
