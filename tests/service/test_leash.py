@@ -135,6 +135,14 @@ def test_the_end_of_the_worker_is_a_stop(start, tmp_path: Path) -> None:
     wait_until(lambda: all_gone(ids), "command and child are gone")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_leash_that_is_killed_takes_the_command_with_it(start) -> None:
+    leash = start()
+    command, _child = leash.ids()
+    leash.process.kill()
+    wait_until(lambda: not is_running(command), "the command is gone")
+
+
 def test_the_limit_of_the_whole_has_a_code_of_its_own(start) -> None:
     leash = start(wall=1.5)
     ids = leash.ids()

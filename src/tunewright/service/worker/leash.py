@@ -7,11 +7,12 @@ It starts COMMAND in a process group of its own and reads its standard input, a 
 worker is gone: the command is asked to stop and ended GRACE seconds later. If no `.` comes in time, the
 worker may be frozen and the job be somebody else's by now: the whole group is killed at once. WALL seconds
 and MEMORY bytes limit the command as a whole; 0 means no limit. It exits with the command's code, 128 and
-the number for a signal, 124 for WALL.
+the number for a signal, 124 for WALL. On Linux the command ends with this process even if that is killed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import select
@@ -33,12 +34,26 @@ def main(arguments: Sequence[str]) -> int:
     if memory:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    child = subprocess.Popen(list(arguments[4:]), stdin=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(
+        list(arguments[4:]),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_end_with_leash if sys.platform == "linux" else None,
+    )
     leash = _Leash(child, seconds, grace, wall)
     try:
         return leash.hold()
     finally:
         leash.signal_group(signal.SIGKILL)
+
+
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_leash() -> None:
+    """Called in the new process: the system ends it when the leash ends in a way that it cannot act on."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Leash:
