@@ -7,7 +7,7 @@ from typing import Any
 
 from tunewright.errors import ExitCode
 from tunewright.service.db.artifacts import drop_states
-from tunewright.service.db.database import Connection, clock
+from tunewright.service.db.database import Connection, clock, steady_clock
 from tunewright.service.db.events import NewEvent, add_events, count_trained_tokens
 from tunewright.service.db.machines import live_machines
 from tunewright.service.db.queue import end_attempt, lock_expired
@@ -121,7 +121,7 @@ def _failed(connection: Connection, job: JobRecord, told: Finish) -> None:
     if not verdict.again:
         _give_up(connection, job, told)
         return
-    later = clock(connection) + verdict.delay_seconds
+    later = steady_clock(connection) + verdict.delay_seconds
     paused = job.status is Status.PAUSING
     _end(connection, job, told, Action.STOPPED, failures=job.failures + 1, not_before=later, wanted="run")
     then = "it is paused" if paused else "trying again from the last checkpoint"

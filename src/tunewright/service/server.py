@@ -22,6 +22,7 @@ from tunewright.service.context import Service
 from tunewright.service.db.jobs import live_bases
 from tunewright.service.db.keys import count_keys, revoke_named
 from tunewright.service.db.opening import open_database
+from tunewright.service.db.queue import shorten_leases
 from tunewright.service.keys import DEFAULT_PROJECT, create_key
 from tunewright.service.pepper import load_pepper
 from tunewright.service.serving import HttpServer, OnlyWorkers, check_tls
@@ -48,6 +49,9 @@ def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
     with hold_home(settings.home), listen(settings) as listener:
         service = open_service(settings)
         first = first_key(service)
+        if service.database.is_sqlite:
+            with service.database.write() as connection:
+                shorten_leases(connection, settings.lease_seconds)
         _tell_missing_bases(service)
         if settings.tls is None and not _is_local(settings.host):
             log.warning("keys and data cross the network unencrypted: give --tls-cert and --tls-key")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, func, select
 
-from tunewright.service.db.database import clock
+from tunewright.service.db.database import clock, steady_clock
 from tunewright.service.db.jobs import count_by_status
 from tunewright.service.db.machines import live_machines
 from tunewright.service.db.tables import attempts, blobs, jobs, metrics
@@ -32,16 +32,16 @@ class ServiceFigures:
 
 def read_figures(connection: Connection, lease_seconds: float) -> ServiceFigures:
     """The figures of this moment. lease_seconds: the length of a fresh lease."""
-    now = clock(connection)
+    now, steady = clock(connection), steady_clock(connection)
     leases, first_expiry = connection.execute(
         select(func.count(), func.min(jobs.c.lease_expires)).where(jobs.c.lease_worker.is_not(None))
     ).one()
     return ServiceFigures(
         jobs=count_by_status(connection),
         finished=_finished(connection),
-        longest_wait=_longest_wait(connection, now),
+        longest_wait=_longest_wait(connection, now, steady),
         leases=leases,
-        lease_age=max(now + lease_seconds - first_expiry, 0.0) if first_expiry else 0.0,
+        lease_age=max(steady + lease_seconds - first_expiry, 0.0) if first_expiry else 0.0,
         lost_attempts=connection.execute(
             select(func.count()).select_from(attempts).where(attempts.c.outcome == "lost")
         ).scalar_one(),
@@ -61,10 +61,10 @@ def _finished(connection: Connection) -> dict[str, tuple[int, float]]:
     return {row[0]: (row[1], float(row[2])) for row in connection.execute(query)}
 
 
-def _longest_wait(connection: Connection, now: float) -> float:
+def _longest_wait(connection: Connection, now: float, steady: float) -> float:
     waits = [str(status) for status in CLAIMABLE]
     query = select(func.min(jobs.c.created_at)).where(
-        jobs.c.status.in_(waits), jobs.c.lease_worker.is_(None), jobs.c.not_before <= now
+        jobs.c.status.in_(waits), jobs.c.lease_worker.is_(None), jobs.c.not_before <= steady
     )
     oldest = connection.execute(query).scalar_one()
     return max(now - oldest, 0.0) if oldest else 0.0

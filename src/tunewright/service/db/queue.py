@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
 
-from tunewright.service.db.database import clock, hold_name
+from tunewright.service.db.database import clock, hold_name, steady_clock
 from tunewright.service.db.rows import to_job
 from tunewright.service.db.tables import attempts, jobs, workers
 from tunewright.service.jobs import CLAIMABLE, HELD, Status
@@ -39,7 +39,7 @@ def claim_job(
     if most_per_project:
         # Two claims at once would both see room for one more.
         hold_name(connection, _CLAIM)
-    now = clock(connection)
+    now = steady_clock(connection)
     # Counted once, not for each waiting job: with a thousand of them that would take a second.
     others = jobs.alias("others")
     held = (
@@ -76,7 +76,13 @@ def claim_job(
     job = to_job(found)
     phase = "validate" if job.status is Status.VALIDATING else "train"
     connection.execute(
-        insert(attempts).values(job_id=job.id, number=job.attempt, worker=worker, phase=phase, started_at=now)
+        insert(attempts).values(
+            job_id=job.id,
+            number=job.attempt,
+            worker=worker,
+            phase=phase,
+            started_at=clock(connection),
+        )
     )
     return job
 
@@ -94,7 +100,7 @@ def hold_job(connection: Connection, job_id: str, attempt: int) -> JobRecord | N
     """The job, locked until the transaction ends, if its lease is this attempt's and still runs."""
     query = select(jobs).where(jobs.c.id == job_id, jobs.c.attempt == attempt)
     row = connection.execute(query.with_for_update()).mappings().first()
-    if row is None or row["lease_worker"] is None or row["lease_expires"] <= clock(connection):
+    if row is None or row["lease_worker"] is None or row["lease_expires"] <= steady_clock(connection):
         return None
     return to_job(row)
 
@@ -102,8 +108,16 @@ def hold_job(connection: Connection, job_id: str, attempt: int) -> JobRecord | N
 def renew_lease(connection: Connection, job: JobRecord, lease_seconds: float) -> None:
     """Let the lease of a held job run on from now."""
     connection.execute(
-        update(jobs).where(jobs.c.id == job.id).values(lease_expires=clock(connection) + lease_seconds)
+        update(jobs).where(jobs.c.id == job.id).values(lease_expires=steady_clock(connection) + lease_seconds)
     )
+
+
+def shorten_leases(connection: Connection, lease_seconds: float) -> None:
+    """Let no job wait longer than a lease from now. For the start of a server that is alone with its
+    database: what ends later was written before the clock of the machine was put back."""
+    latest = steady_clock(connection) + lease_seconds
+    for column in (jobs.c.lease_expires, jobs.c.not_before):
+        connection.execute(update(jobs).where(column > latest).values({column: latest}))
 
 
 def end_attempt(
@@ -124,7 +138,7 @@ def lock_expired(connection: Connection) -> list[JobRecord]:
     """Jobs whose lease ran out, locked until the transaction ends, and those that claim to be held by
     nobody."""
     orphaned = and_(jobs.c.lease_worker.is_(None), jobs.c.status.in_([str(status) for status in HELD]))
-    query = select(jobs).where(or_(jobs.c.lease_expires <= clock(connection), orphaned))
+    query = select(jobs).where(or_(jobs.c.lease_expires <= steady_clock(connection), orphaned))
     rows = connection.execute(query.with_for_update(skip_locked=True)).mappings()
     return [to_job(row) for row in rows]
 
