@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,9 @@ from tunewright.service.patience import PatientBodies
 from tunewright.service.routes import chat, completions, files, health, jobs, metrics, models, worker
 from tunewright.service.schemas.errors import REFUSALS
 
+COLLECT_SECONDS = 300.0
+"""Between two looks for unused bytes. Each looks at all that are stored, while on SQLite nobody else can
+write."""
 log = logging.getLogger("tunewright.service")
 
 
@@ -65,20 +69,28 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     app.state.model_server.process.stop()
 
 
+def collect_unused(service: Service) -> None:
+    """Remove bytes that nothing needs any more."""
+    with service.database.write() as connection:
+        expire_files(connection)
+        # Removed before the commit: a blob that is known but gone is found by `has` and sent again.
+        for sha256 in take_unused(connection):
+            service.blobs.remove(sha256)
+
+
 def _keep_house(app: FastAPI, stop: threading.Event) -> None:
     """Take jobs back from lost workers, store when keys were used, remove bytes that nothing needs, and free
     the accelerator for a job."""
     service: Service = app.state.service
+    collect_at = time.monotonic()
     while not stop.wait(service.settings.lease_seconds / 4):
         try:
             make_way(service, app.state.model_server.process)
             with service.database.write() as connection:
                 release_expired(connection)
                 service.traffic.uses.store(connection)
-                expire_files(connection)
-                unused = take_unused(connection)
-                # Removed before the commit: a blob that is known but gone is found by `has` and sent again.
-                for sha256 in unused:
-                    service.blobs.remove(sha256)
+            if time.monotonic() >= collect_at:
+                collect_at = time.monotonic() + COLLECT_SECONDS
+                collect_unused(service)
         except (DatabaseFault, OSError):
             log.exception("housekeeping failed; it is tried again")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, exists, insert, or_, select, union_all, update
+from sqlalchemy import Connection, delete, exists, insert, or_, select, update
 
 from tunewright.service.db.database import clock
+from tunewright.service.db.files import files_of_live_jobs
 from tunewright.service.db.tables import artifact_files, artifacts, blobs, files, jobs
 from tunewright.service.jobs import TERMINAL
 
@@ -31,12 +32,9 @@ def take_unused(connection: Connection, limit: int = 1000) -> list[str]:
     """Forget blobs that no file, no artifact and no live job needs, and return their hashes for removal."""
     live = jobs.c.status.not_in([str(status) for status in TERMINAL])
     # A live job keeps its files and the model that it starts from, whatever becomes of them.
-    read = union_all(
-        select(jobs.c.training_file).where(live),
-        select(jobs.c.validation_file).where(live, jobs.c.validation_file.is_not(None)),
-    )
     by_file = exists().where(
-        files.c.sha256 == blobs.c.sha256, or_(files.c.deleted_at.is_(None), files.c.id.in_(read))
+        files.c.sha256 == blobs.c.sha256,
+        or_(files.c.deleted_at.is_(None), files.c.id.in_(files_of_live_jobs())),
     )
     by_artifact = exists().where(
         artifact_files.c.sha256 == blobs.c.sha256,

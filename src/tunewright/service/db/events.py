@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from tunewright.service.db.database import clock
 from tunewright.service.db.rows import to_event
@@ -148,4 +148,6 @@ def read_step(connection: Connection, job_id: str, step: int) -> Mapping[str, An
 
 def count_trained_tokens(connection: Connection, job_id: str) -> int:
     """Labels that the steps of a job learned from, each step once."""
-    return sum(int(figures.get("loss_tokens") or 0) for figures in read_metrics(connection, job_id).values())
+    # By the database: all figures of a job of 50,000 steps would take 100 MiB here.
+    tokens = func.sum(metrics.c.figures["loss_tokens"].as_float())
+    return int(connection.execute(select(tokens).where(metrics.c.job_id == job_id)).scalar_one() or 0)

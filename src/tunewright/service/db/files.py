@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, CompoundSelect, Connection, insert, or_, select, union_all, update
 
 from tunewright.service.db.database import clock
 from tunewright.service.db.pages import Page, read_page
@@ -55,13 +55,25 @@ def delete_file(connection: Connection, file_id: str) -> None:
 
 def expire_files(connection: Connection) -> None:
     """Delete files whose time is over, but those of live jobs."""
-    is_over = jobs.c.status.in_([str(status) for status in TERMINAL])
-    reads = or_(jobs.c.training_file == files.c.id, jobs.c.validation_file == files.c.id)
     now = clock(connection)
     connection.execute(
         update(files)
-        .where(files.c.expires_at <= now, files.c.deleted_at.is_(None), ~exists().where(reads, ~is_over))
+        .where(
+            files.c.expires_at <= now,
+            files.c.deleted_at.is_(None),
+            files.c.id.not_in(files_of_live_jobs()),
+        )
         .values(deleted_at=now)
+    )
+
+
+def files_of_live_jobs() -> CompoundSelect[tuple[str]]:
+    """The ids of all files that jobs read which are not over. Asked once for a whole statement: for each file
+    it would take a look at every job."""
+    live = jobs.c.status.not_in([str(status) for status in TERMINAL])
+    return union_all(
+        select(jobs.c.training_file).where(live),
+        select(jobs.c.validation_file).where(live, jobs.c.validation_file.is_not(None)),
     )
 
 
