@@ -1,8 +1,8 @@
 """What a forward pass keeps for the backward pass, and what the loss and the backward pass need beside it.
 
-Counted from the arrays that the engine's plain path over a Llama-like block saves: two norms, attention per
+Counted from the arrays that the engine's plain path over a Llama-like block saves: its norms, attention per
 document, a gated MLP, a LoRA pair beside each adapted matrix. benchmarks/memory.py compares the sums with a
-real process. A family with more norms in its blocks keeps a little more.
+real process.
 """
 
 # D model width, Q width of all query heads, K width of all key heads, I width inside the MLP, H heads,
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunewright.models.arch import Arch
+from tunewright.models.capped_scores import capped_bytes
 from tunewright.models.fast_activations import fast_backward_bytes, fast_layer_bytes
 from tunewright.models.footprint import BYTES, Trained
 
@@ -49,6 +50,8 @@ class Pass:
     """Row length under eager attention, which keeps its scores; 0 for attention per document."""
     fast_document: int = 0
     """Longest document of fast layers; 0 for plain ones."""
+    capped_document: int = 0
+    """Longest document where attention per document has a soft cap; else 0."""
 
     @property
     def on_cpu(self) -> bool:
@@ -77,13 +80,17 @@ def layer_bytes(arch: Arch, trained: Trained, one: Pass) -> float:
         # On CUDA the flash kernel keeps no probabilities.
         return fast_layer_bytes(arch, trained, one.precision, one.fast_document if one.on_cpu else 0)
     size = BYTES[one.precision]
-    wide, query, key = arch.hidden_size, arch.heads * arch.head_size, arch.kv_heads * arch.head_size
+    query, key = arch.heads * arch.head_size, arch.kv_heads * arch.head_size
     inner = arch.intermediate_size
     # Norms compute in fp32 and keep their input; one that trains keeps its output before the weight too.
-    norms = 2 * wide * 4.0 * (2 if trained.full else 1)
+    norms = arch.normed_width * 4.0 * (2 if trained.full else 1)
     attention = (2 * query + 2 * key) * size + 4 * arch.heads
     if one.eager_row:
-        attention += arch.heads * one.eager_row * (4 + size)
+        # The softmax is in fp32, and copied for a matrix product in 16 bits.
+        softmax = 4 if one.precision == "fp32" else 4 + size
+        attention += arch.heads * one.eager_row * (softmax + (size if arch.attention_soft_cap else 0))
+    elif one.capped_document:
+        attention += capped_bytes(arch, one.capped_document)
     gated = any("gate" in name for name in arch.linear_modules)
     mlp = (3 if gated else 1) * inner * size
     return norms + attention + mlp + _input_bytes(arch, trained, one)

@@ -35,8 +35,8 @@ class Arch:
     """Sizes of a causal language model. Windows are in tokens, one a layer, None for a global layer.
 
     linear_modules: full names of what `all-linear` adapts, in order of name; linear_shapes: [out, in] of
-    each. parameters counts tied weights once; embedding_parameters are those of embeddings and head among
-    them.
+    each. normed_width: numbers of a token that the norms of the first block read. parameters counts tied
+    weights once; embedding_parameters are those of embeddings and head among them.
     """
 
     model_type: str
@@ -54,6 +54,7 @@ class Arch:
     final_soft_cap: float | None
     linear_modules: tuple[str, ...]
     linear_shapes: tuple[tuple[int, int], ...]
+    normed_width: int
     parameters: int
     embedding_parameters: int
 
@@ -79,13 +80,14 @@ def build_arch(config: Mapping[str, Any], shapes: Shapes, where: str) -> Arch:
         for name, shape in sorted(shapes.items(), key=lambda item: item[0].removesuffix(".weight"))
         if len(shape) == 2 and name.endswith(".weight") and name not in outer
     }
+    kv_heads, head_size = sizes["kv_heads"] or heads, settings.get("head_dim") or hidden // heads
     return Arch(
         model_type=str(settings.get("model_type")),
         layers=layers,
         hidden_size=hidden,
         heads=heads,
-        kv_heads=sizes["kv_heads"] or heads,
-        head_size=settings.get("head_dim") or hidden // heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
         intermediate_size=sizes["intermediate_size"] or 4 * hidden,
         vocab_size=vocab,
         max_positions=sizes["max_positions"],
@@ -95,6 +97,7 @@ def build_arch(config: Mapping[str, Any], shapes: Shapes, where: str) -> Arch:
         final_soft_cap=settings.get("final_logit_softcapping"),
         linear_modules=tuple(linear),
         linear_shapes=tuple(linear.values()),
+        normed_width=_normed_width(shapes, {"q_norm": heads, "k_norm": kv_heads}, head_size) or 2 * hidden,
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         embedding_parameters=sum(math.prod(shapes[name]) for name in outer),
     )
@@ -134,6 +137,16 @@ def _is_outer(name: str, shape: tuple[int, ...], vocab: int) -> bool:
 
 def _is_head(name: str) -> bool:
     return name in ("lm_head.weight", "embed_out.weight", "output.weight") or name.endswith(".lm_head.weight")
+
+
+def _normed_width(shapes: Shapes, head_norms: Mapping[str, int], head_size: int) -> int:
+    """Widths of the norms of the first block. head_norms: how many heads share a norm of one head's width."""
+    width = 0
+    for name, shape in shapes.items():
+        module = name.removesuffix(".weight").rpartition(".")[2]
+        if len(shape) == 1 and ".0." in name and ("norm" in module or module.startswith("ln")):
+            width += shape[0] * (head_norms.get(module, 1) if shape[0] == head_size else 1)
+    return width
 
 
 def _windows(settings: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:

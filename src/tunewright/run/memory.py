@@ -36,7 +36,8 @@ class Facts:
     of computing. dropout: adapters have one. batch_size: rows of seq_len tokens in a step. row_tokens: the
     most tokens of a row, step_tokens: of a packed step, held_out_tokens: of held-out examples packed
     together; None for not known. label_share: label rows over tokens; 1 is the most there can be. eager:
-    attention keeps its scores. fast_document: the longest document where fast layers run, else 0."""
+    attention keeps its scores. fast_document: the longest document where fast layers run, else 0;
+    capped_document: where attention has a soft cap, else 0."""
 
     arch: Arch
     trained: Trained
@@ -53,6 +54,7 @@ class Facts:
     label_share: float = 1.0
     eager: bool = False
     fast_document: int = 0
+    capped_document: int = 0
     optimizer: str = "adamw"
 
     @property
@@ -168,6 +170,7 @@ def _pass(facts: Facts, tokens: int, checkpointed: int) -> Pass:
         checkpointed=checkpointed,
         eager_row=tokens if facts.eager else 0,
         fast_document=facts.fast_document,
+        capped_document=facts.capped_document,
     )
 
 

@@ -20,6 +20,7 @@ def with_lengths(facts: Facts, config: RunConfig, data: PreparedData) -> Facts:
     facts = replace(
         facts,
         fast_document=min(facts.fast_document, data.extent.longest),
+        capped_document=min(facts.capped_document, data.extent.longest),
         held_out_tokens=_width(_packed_held_out(data)),
     )
     if not config.data.packing:

@@ -49,6 +49,7 @@ def memory_facts(
         batch_size=_rows_per_step(config),
         eager=config.model.attention == "eager",
         fast_document=config.data.seq_len if expects_fast(config, arch, kind, dtypes) else 0,
+        capped_document=config.data.seq_len if arch.attention_soft_cap else 0,
         optimizer=resolve_optimizer(config, config.engine, kind),
     )
 

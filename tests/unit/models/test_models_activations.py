@@ -50,6 +50,27 @@ def test_kept_bytes_are_those_that_autograd_holds(folder, adapter, precision):
     assert 2 * held == pytest.approx(kept_bytes(arch, trained, one), rel=0.06)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3"])
+def test_further_norms_and_scores_that_are_kept_count(family, attention, precision, tmp_path):
+    """Norms of heads, four norms a block, and attention under a soft cap, half of it in windows."""
+    family_folder = make_family(family, tmp_path / family)
+    spec = build_spec(family_folder, adapter={"rank": 4}, dtype=precision, precision=precision)
+    spec = replace(spec, attention=attention)
+    arch = load_arch(family_folder)
+    trained = count_trained(arch, AdapterConfig(rank=4))
+
+    def expected(tokens):
+        one = Pass(tokens, 0, precision, dropout=False, on_cpu=True, checkpointed=0)
+        eager = {"eager_row": tokens} if attention == "eager" else {}
+        capped = {"capped_document": tokens} if arch.attention_soft_cap else {}
+        return kept_bytes(arch, trained, replace(one, **eager, **capped))
+
+    held = _saved_bytes(spec, TOKENS) - _saved_bytes(spec, TOKENS // 2)
+    assert held == pytest.approx(expected(TOKENS) - expected(TOKENS // 2), rel=0.10)
+
+
 def test_a_checkpointed_pass_keeps_one_array_a_layer_and_the_last_norm(folder):
     arch = load_arch(folder)
     trained = count_trained(arch, AdapterConfig())
@@ -67,7 +88,7 @@ def test_less_is_kept_for_16_bits_fewer_targets_and_no_dropout(folder):
     trained = count_trained(arch, AdapterConfig(rank=4))
     assert lora < layer_bytes(arch, trained, on_gpu) < layer_bytes(arch, trained, replace(one, dropout=True))
     assert layer_bytes(arch, trained, replace(one, precision="bf16")) < lora
-    assert layer_bytes(arch, trained, replace(one, eager_row=100)) == lora + arch.heads * 100 * 8
+    assert layer_bytes(arch, trained, replace(one, eager_row=100)) == lora + arch.heads * 100 * 4
 
 
 def _saved_bytes(spec, tokens):
