@@ -54,10 +54,12 @@ def plan_lines(estimate: Estimate) -> Iterator[str]:
     if estimate.from_table:
         yield "model sizes: from the built-in table, the model is not on this machine"
     yield ""
+    # Small models in MiB: a column of 0.00 GiB says nothing.
+    unit, shown = (_GIB, "GiB") if estimate.need.peak >= _GIB else (2**20, "MiB")
     for name, size in estimate.need.parts.items():
-        yield f"  {name:<16}{size / _GIB:>9.2f} GiB"
+        yield f"  {name:<16}{size / unit:>9.2f} {shown}"
     verdict = "fits" if estimate.fits else "does not fit"
-    yield f"  {'peak':<16}{estimate.need.peak / _GIB:>9.2f} GiB  {verdict}"
+    yield f"  {'peak':<16}{estimate.need.peak / unit:>9.2f} {shown}  {verdict}"
     yield ""
     facts = estimate.facts
     split = estimate.split
@@ -104,7 +106,7 @@ def _time_lines(estimate: Estimate) -> Iterator[str]:
         yield f"  an estimate: {flops:.2f} GFLOP a token; rate: {estimate.device.source}"
     data = estimate.data
     if data is None:
-        yield "data: no files to look at, so a step counts as full rows and there is no duration"
+        yield "data: no files to look at, so a step counts as full rows"
     elif data.exact:
         yield f"data: {data.rows:,} rows of {data.tokens_per_row:,.0f} tokens, all of them tokenised"
     else:
@@ -113,12 +115,16 @@ def _time_lines(estimate: Estimate) -> Iterator[str]:
             f"data: about {data.rows:,} rows of {data.tokens_per_row:,.0f} tokens, estimated from "
             f"{data.sampled} rows with {how}"
         )
-    if estimate.steps and estimate.seconds:
+    if estimate.steps is None:
+        yield "duration: not known without data or train.max_steps"
+    elif estimate.seconds:
         duration = _duration(estimate.seconds)
         yield f"duration: about {duration} for {estimate.steps:,} steps, evaluation not counted"
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 90:
         return f"{seconds:.1f} s"
     if seconds < 5400:

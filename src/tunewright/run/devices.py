@@ -78,8 +78,13 @@ _CLASS_KINDS = {"metal": "mps"}
 
 def class_of(facts: DeviceFacts) -> DeviceClass:
     """The class of a device that an engine has detected."""
-    kind = facts.device.partition(":")[0]
-    return DeviceClass(facts.name, _CLASS_KINDS.get(kind, kind), facts.memory_bytes, dtypes=facts.dtypes)
+    return DeviceClass(facts.name, kind_of(facts.device), facts.memory_bytes, dtypes=facts.dtypes)
+
+
+def kind_of(device: str) -> str:
+    """cuda, mps or cpu, of a device as engines and run files name it."""
+    kind = device.partition(":")[0]
+    return _CLASS_KINDS.get(kind, kind)
 
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(GiB|GB|G)?", re.IGNORECASE)
@@ -88,10 +93,19 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(GiB|GB|G)?", re.IGNORECASE)
 def find_device(asked: str | None, configured: str = "auto") -> DeviceClass:
     """The class that --device names, a GPU of so much memory (`24GiB`), or this machine's device.
 
-    configured: the setting `device`, which says whether this machine's CPU is meant. Raises ConfigError.
+    configured: the setting `device`, which says what of this machine is meant. Raises ConfigError.
     """
     if asked is None:
-        return _local_device(configured)
+        local = _local_device(configured)
+        if configured == "auto" or kind_of(configured) == local.kind:
+            return local
+        raise ConfigError(
+            "this device is not on this machine",
+            where="device",
+            got=configured,
+            hint=f"name what to plan for: --device {', '.join(DEVICES)}, cpu or a GPU's memory such as 24GiB",
+            code="config.device",
+        )
     name = asked.strip().lower()
     if name in DEVICES:
         return DEVICES[name]

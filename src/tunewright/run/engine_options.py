@@ -8,19 +8,24 @@ from tunewright.models.arch import Arch
 from tunewright.models.fast_activations import FAMILIES
 
 
-def resolve_quantization(config: RunConfig, engine: str) -> str:
-    """How `engine` stores the frozen base: none, nf4 or 4bit. Raises ConfigError (`config.conflict`)."""
-    kind = config.model.quantization.kind
-    if kind == "nf4" and engine == "mlx":
-        raise ConfigError(
-            "nf4 is a format of the torch engine",
-            where="model.quantization.kind",
-            got="nf4 with the mlx engine",
-            expected="4bit or none",
-            hint="set model.quantization: 4bit, which computes other numbers, or engine: torch",
-            code="config.conflict",
-        )
-    return "nf4" if kind == "4bit" and engine == "torch" else kind
+def resolve_quantization(config: RunConfig, engine: str, kind: str) -> str:
+    """How `engine` stores the frozen base: none, nf4 or 4bit. kind: of device: cpu, cuda or mps. Raises
+    ConfigError (`config.conflict`)."""
+    asked = config.model.quantization.kind
+    stored = "nf4" if asked == "4bit" and engine == "torch" else asked
+    if stored != "nf4" or (engine == "torch" and kind != "mps"):
+        return stored
+    hint = "set model.quantization: 4bit, which computes other numbers"
+    # Of both engines only MLX has 4 bits on a Mac.
+    other = "engine: torch" if kind != "mps" else "" if engine == "mlx" else "engine: mlx"
+    raise ConfigError(
+        "nf4 needs the torch engine on CUDA or a CPU",
+        where="model.quantization.kind",
+        got=f"{asked} with the {engine} engine" + (" on an Apple GPU" if kind == "mps" else ""),
+        expected="none" if engine == "torch" else "4bit or none",
+        hint=hint if not other else f"{hint}, {'or' if engine == 'mlx' else 'with'} {other}",
+        code="config.conflict",
+    )
 
 
 def resolve_optimizer(config: RunConfig, engine: str, kind: str) -> str:

@@ -75,7 +75,7 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
     on_device = "mlx" if device.kind == "mps" else "torch"
     engine = on_device if config.engine == "auto" else config.engine
     dtypes = resolve_dtypes(config, device.facts_for(engine))
-    facts = memory_facts(config, arch, device.kind, dtypes, resolve_quantization(config, engine))
+    facts = memory_facts(config, arch, device.kind, dtypes, resolve_quantization(config, engine, device.kind))
     split = resolve_split(config, facts, device.usable_bytes)
     template = base_dir / config.data.chat_template if config.data.chat_template else None
     tokenizer = load_tokenizer(folder, template) if folder else None

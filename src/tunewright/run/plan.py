@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from tunewright.config.load import config_hash
 from tunewright.config.schema import RunConfig
 from tunewright.data.step import StepSource
+from tunewright.engines.number_formats import check_formats
 from tunewright.engines.protocol import DeviceFacts
 from tunewright.engines.registry import detect_device, resolve_engine
 from tunewright.errors import ConfigError
 from tunewright.host_cpu import usable_cores
 from tunewright.models.arch import Arch
-from tunewright.run.devices import class_of
+from tunewright.run.devices import class_of, kind_of
 from tunewright.run.engine_options import resolve_kernels, resolve_optimizer, resolve_quantization
 from tunewright.run.inputs import Inputs
 from tunewright.run.remedies import check_fits
@@ -88,8 +89,8 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
     engine = resolve_engine(config.engine)
     device = detect_device(engine, config.device)
     dtype, precision = resolve_dtypes(config, device)
-    quantization = resolve_quantization(config, engine)
     place = class_of(device)
+    quantization = resolve_quantization(config, engine, place.kind)
     facts = memory_facts(config, inputs.arch, place.kind, (dtype, precision), quantization)
     facts = with_lengths(facts, config, inputs.data)
     split = resolve_split(config, facts, place.usable_bytes)
@@ -131,7 +132,8 @@ def read_plan(values: Mapping[str, Any], config: RunConfig, arch: Arch) -> Plan:
         # Was all layers or none.
         values["checkpointed_layers"] = arch.layers if values.pop("activation_checkpointing") else 0
     # The engines that took a quantisation before plans named it had one form each.
-    values.setdefault("quantization", resolve_quantization(config, values["engine"]))
+    kind = kind_of(values["device"])
+    values.setdefault("quantization", resolve_quantization(config, values["engine"], kind))
     return Plan.model_validate(values)
 
 
@@ -149,7 +151,8 @@ def amend_plan(plan: Plan, before: RunConfig, now: RunConfig, arch: Arch) -> tup
 def resolve_dtypes(config: RunConfig, device: DeviceFacts) -> tuple[str, str]:
     """(storage type of frozen weights, compute type) for this device.
 
-    Raises ConfigError (`config.unsupported-dtype`) for a compute type that the device lacks.
+    Raises ConfigError (`config.unsupported-dtype`) for a compute type that the device lacks, and EngineError
+    (`engine.dtype-mismatch`) for storage that cannot be computed with in it.
     """
     precision = config.train.precision
     if precision == "auto":
@@ -162,9 +165,11 @@ def resolve_dtypes(config: RunConfig, device: DeviceFacts) -> tuple[str, str]:
             hint="use train.precision: auto",
             code="config.unsupported-dtype",
         )
-    if config.model.dtype != "auto":
-        return config.model.dtype, precision
-    return ("fp32" if config.adapter.kind == "none" else precision), precision
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = "fp32" if config.adapter.kind == "none" else precision
+    check_formats(dtype, precision)
+    return dtype, precision
 
 
 def _best_precision(config: RunConfig, device: DeviceFacts) -> str:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tunewright.cli.main import run
+from tunewright.run import devices
 
 ROW = {
     "messages": [{"role": "user", "content": "how far is it"}, {"role": "assistant", "content": "two miles"}]
@@ -60,7 +61,36 @@ def test_a_preset_is_planned_without_model_and_data(folder, capsys):
     out = capsys.readouterr().out
     assert "model sizes: from the built-in table" in out
     assert "data: no files to look at" in out
-    assert "duration: about" not in out
+    assert "duration: not known without data or train.max_steps" in out
+
+
+def test_a_duration_of_given_steps_needs_no_data(folder, capsys):
+    assert run(["plan", "mistral.yaml", "--device", "h100", "--set", "train.max_steps=100"]) == 0
+    out = capsys.readouterr().out
+    assert "duration: about 16 minutes for 100 steps" in out
+    assert "not known" not in out
+
+
+def test_a_small_model_is_told_in_mebibytes(folder, capsys):
+    assert run(["plan", "run.yaml", "--device", "cpu", "--set", "train.precision=fp32"]) == 0
+    assert "  weights              9.40 MiB\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "metal"])
+def test_a_device_that_is_not_here_is_no_cpu(folder, capsys, monkeypatch, name):
+    monkeypatch.setattr(devices, "_local_device", lambda configured: devices.find_device("cpu"))
+    assert run(["plan", "run.yaml", "--set", f"device={name}"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error[config.device]: device: this device is not on this machine")
+    assert captured.out == ""
+    assert run(["plan", "run.yaml", "--set", f"device={name}", "--device", "cpu"]) == 0
+
+
+def test_nf4_is_not_planned_for_an_apple_gpu(folder, capsys):
+    asked = ["plan", "mistral.yaml", "--device", "m4"]
+    for engine in ("auto", "torch", "mlx"):
+        assert run([*asked, "--set", f"engine={engine}"]) == 1
+        assert "nf4 needs the torch engine on CUDA or a CPU" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_ends_with_1_and_says_what_would(folder, capsys):

@@ -15,7 +15,7 @@ from tunewright.data.example_rows import MemoryRows
 from tunewright.data.step import StepRule
 from tunewright.data.stream import StepStream
 from tunewright.engines.protocol import DeviceFacts
-from tunewright.errors import ConfigError
+from tunewright.errors import ConfigError, EngineError
 from tunewright.models.known import known_arch
 from tunewright.run.engine_options import resolve_quantization
 from tunewright.run.plan import (
@@ -69,6 +69,13 @@ def test_a_precision_that_the_device_lacks_is_refused() -> None:
 def test_storage_can_be_named() -> None:
     assert resolve_dtypes(config(model={"name": "m", "dtype": "fp32"}), CPU) == ("fp32", "bf16")
     assert resolve_dtypes(config(model={"name": "m", "dtype": "fp32"}), OLD_CPU) == ("fp32", "fp32")
+
+
+def test_storage_that_cannot_be_computed_with_is_refused_before_anything_is_loaded() -> None:
+    asked = config(model={"name": "m", "dtype": "bf16"}, train={"precision": "fp32"})
+    with pytest.raises(EngineError, match="stored in bf16") as caught:
+        resolve_dtypes(asked, CPU)
+    assert caught.value.code == "engine.dtype-mismatch"
 
 
 def test_precision_can_be_named() -> None:
@@ -179,9 +186,22 @@ def test_versions_name_what_can_change_a_number() -> None:
 
 def test_each_engine_has_one_form_of_4_bits_and_refuses_the_other() -> None:
     forms = {kind: config(model={"name": "m", "quantization": kind}) for kind in ("4bit", "nf4")}
-    assert resolve_quantization(forms["4bit"], "torch") == "nf4"
-    assert resolve_quantization(forms["4bit"], "mlx") == "4bit"
-    assert resolve_quantization(forms["nf4"], "torch") == "nf4"
+    assert resolve_quantization(forms["4bit"], "torch", "cpu") == "nf4"
+    assert resolve_quantization(forms["4bit"], "mlx", "mps") == "4bit"
+    assert resolve_quantization(forms["nf4"], "torch", "cuda") == "nf4"
     with pytest.raises(ConfigError, match="nf4 with the mlx engine") as caught:
-        resolve_quantization(forms["nf4"], "mlx")
+        resolve_quantization(forms["nf4"], "mlx", "cpu")
     assert caught.value.code == "config.conflict"
+    assert str(caught.value.hint).endswith(", or engine: torch")
+
+
+@pytest.mark.parametrize(
+    ("kind", "engine", "hint"),
+    [("nf4", "mlx", ""), ("nf4", "torch", ", with engine: mlx"), ("4bit", "torch", ", with engine: mlx")],
+)
+def test_nf4_is_refused_on_an_apple_gpu_without_a_hint_that_leads_there_again(
+    kind: str, engine: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError, match="on an Apple GPU") as caught:
+        resolve_quantization(config(model={"name": "m", "quantization": kind}), engine, "mps")
+    assert caught.value.hint == f"set model.quantization: 4bit, which computes other numbers{hint}"
