@@ -16,6 +16,7 @@ from tunewright.models.resolve import find_on_disk
 from tunewright.run.data_size import DataSize, estimate_data
 from tunewright.run.devices import DeviceClass
 from tunewright.run.engine_options import resolve_quantization
+from tunewright.run.inputs import check_data_fits
 from tunewright.run.known_data import count_data, find_data
 from tunewright.run.memory import Facts, MemoryNeed, fits
 from tunewright.run.plan import resolve_dtypes
@@ -84,7 +85,8 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
         # Full rows that fit need no look at the data; where they do not, only the rows themselves can say.
         at_any_cost = not fits(split.need, device.usable_bytes)
         known = find_data(config, base_dir, tokenizer, at_any_cost=at_any_cost)
-    if known is not None:
+    if known is not None and tokenizer is not None:
+        check_data_fits(known, arch, config, tokenizer)
         facts = with_lengths(facts, config, known)
         split = resolve_split(config, facts, device.usable_bytes)
         data, steps = count_data(config, known)

@@ -44,7 +44,7 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
     tokenizer = load_tokenizer(model.folder, template)
     data = prepare_data(config.data, tokenizer, base_dir, config.train.seed, say)
     arch = load_arch(model.folder)
-    _check_fits(data, arch, config, tokenizer)
+    check_data_fits(data, arch, config, tokenizer)
     return Inputs(
         config=config,
         model=model,
@@ -57,10 +57,11 @@ def read_inputs(config: RunConfig, base_dir: Path, say: Callable[[str], None]) -
     )
 
 
-def _check_fits(data: PreparedData, arch: Arch, config: RunConfig, tokenizer: ChatTokenizer) -> None:
+def check_data_fits(data: PreparedData, arch: Arch, config: RunConfig, tokenizer: ChatTokenizer) -> None:
     """Positions and token ids must exist in the model, or training fails late or learns nonsense.
 
-    Where not every row was looked at, data.seq_len and the whole tokenizer must fit.
+    Where not every row was looked at, data.seq_len and the whole tokenizer must fit. Raises ConfigError
+    (`config.positions`) and ModelError (`model.vocabulary`).
     """
     if data.extent is not None:
         longest, largest = data.extent.longest, data.extent.largest_id

@@ -86,6 +86,17 @@ def test_a_device_that_is_not_here_is_no_cpu(folder, capsys, monkeypatch, name):
     assert run(["plan", "run.yaml", "--set", f"device={name}", "--device", "cpu"]) == 0
 
 
+def test_a_row_longer_than_the_models_positions_is_named(folder, capsys):
+    row = {"messages": [{"role": "user", "content": "x" * 4500}, ROW["messages"][1]]}
+    (folder / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
+    assert run(["plan", "run.yaml", "--set", "data.seq_len=6000"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(
+        "error[config.positions]: data.seq_len: a row is longer than the positions"
+    )
+    assert "set data.seq_len to 4096" in captured.err
+
+
 def test_nf4_is_not_planned_for_an_apple_gpu(folder, capsys):
     asked = ["plan", "mistral.yaml", "--device", "m4"]
     for engine in ("auto", "torch", "mlx"):
