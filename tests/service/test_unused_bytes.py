@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tunewright.service.db.blobs import GRACE_SECONDS, take_unused
 from tunewright.service.db.files import expire_files, find_stored_file
 from tunewright.service.db.tables import blobs, files
 from tunewright.service.faults import ApiError
+from tunewright.service.schemas.lease import Finish
 from tunewright.service.store import UNFINISHED_SECONDS, LocalBlobs
 from tunewright.service.stored import record_blob
 
@@ -119,6 +121,29 @@ def test_models_and_checkpoints_stay_until_they_are_deleted(
     client.models.delete(model)
     pass_time(server)
     assert len(collect(server)) == 1
+
+
+def test_a_deleted_model_stays_for_a_live_job_that_starts_from_it(
+    server: RunningServer, client: OpenAI, tmp_path: Path
+) -> None:
+    file = upload(client, chat_rows(11)).id
+    first = client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file).id
+    with worker_by_hand(server, tmp_path) as worker:
+        data = b"start of " + first.encode()
+        lease = worker.begin(first)
+        worker.save(lease, "model", 2, {"model.bin": data})
+        worker.client.finish(lease, Finish(outcome="succeeded", exit_code=0, step=2))
+        model = client.fine_tuning.jobs.retrieve(first).fine_tuned_model
+        assert model
+        second = client.fine_tuning.jobs.create(model=model, training_file=file).id
+        client.models.delete(model)
+        pass_time(server)
+        assert collect(server) == set()
+        start = worker.begin(second).start_from
+    assert start is not None
+    assert [found.sha256 for found in start] == [hashlib.sha256(data).hexdigest()]
+    client.fine_tuning.jobs.cancel(second)
+    assert collect(server) == {start[0].sha256}
 
 
 def test_a_refused_upload_is_not_kept_for_ever(server: RunningServer, client: OpenAI) -> None:

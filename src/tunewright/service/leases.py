@@ -49,7 +49,7 @@ def named_hashes(connection: Connection, job: JobRecord) -> set[str]:
 def _start(connection: Connection, job: JobRecord) -> ArtifactRecord | None:
     """The model that a job starts from; None for a base model."""
     name: str | None = job.request["start_from"]
-    return find_stored_model(connection, name) if name else None
+    return find_stored_model(connection, job.project, name) if name else None
 
 
 def _settings(service: Service, job: JobRecord) -> dict[str, Any]:

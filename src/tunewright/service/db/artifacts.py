@@ -92,9 +92,10 @@ def find_model(connection: Connection, project: str, name: str) -> ArtifactRecor
     return None if row is None else to_artifact(row, _files(connection, row["id"]))
 
 
-def find_stored_model(connection: Connection, name: str) -> ArtifactRecord:
+def find_stored_model(connection: Connection, project: str, name: str) -> ArtifactRecord:
     """The model that a job starts from, whatever became of it since: a live job keeps it."""
-    row = connection.execute(select(artifacts).where(artifacts.c.name == name)).mappings().one()
+    query = select(artifacts).where(artifacts.c.project == project, artifacts.c.name == name)
+    row = connection.execute(query).mappings().one()
     return to_artifact(row, _files(connection, row["id"]))
 
 
