@@ -94,6 +94,11 @@ def test_an_idempotency_key_makes_one(client: OpenAI) -> None:
     assert len(jobs(client)) == 2
 
 
+def test_a_count_of_any_length_is_no_fault_of_the_server(client: OpenAI) -> None:
+    for count in ("9" * 5000, "-1", "two"):
+        client.files.create(file=b"{}", purpose="batch", extra_headers={"x-stainless-retry-count": count})
+
+
 def test_repeats_of_one_call_at_once_make_one(client: OpenAI) -> None:
     file = upload(client, chat_rows(10)).id
 

@@ -62,6 +62,15 @@ def test_parts_come_in_any_order(body: bytes, http: httpx2.Client) -> None:
         (PURPOSE + FILE + END, "multipart/form-data; boundary=" + "b" * 300, None),
         (b"purpose=batch", "application/x-www-form-urlencoded", None),
         (PURPOSE * 20 + FILE + END, None, None),
+        (
+            part("expires_after[anchor]", b"created_at")
+            + part("expires_after[seconds]", b"9" * 5000)
+            + PURPOSE
+            + FILE
+            + END,
+            None,
+            "expires_after.seconds",
+        ),
         (part("purpose", b"x" * 70_000) + FILE + END, None, None),
         (
             part("expires_after[anchor]", b"now") + PURPOSE + FILE + END,

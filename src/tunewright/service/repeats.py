@@ -60,7 +60,7 @@ def read_repeat(request: Request) -> Repeat:
     if given is not None and len(given) > 255:
         raise bad_value("'Idempotency-Key' may have 255 characters", "Idempotency-Key")
     count = request.headers.get("x-stainless-retry-count", "0")
-    is_retry = count.isdecimal() and int(count) > 0
+    is_retry = count.isdecimal() and count.strip("0") != ""
     # Both spellings of the jobs path are one place.
     return Repeat(request.url.path.replace("fine-tuning", "fine_tuning"), given, is_retry)
 

@@ -123,7 +123,9 @@ def _check_room(service: Service, key: KeyRecord) -> None:
 def _record(service: Service, key: KeyRecord, received: Received, repeat: Repeat) -> FileRecord:
     record_blob(service, received.sha256, received.size)
     fields = received.fields
-    purpose = fields.get("purpose", "")
+    if "purpose" not in fields:
+        raise bad_value("Missing required parameter: 'purpose'", "purpose", "missing_required_parameter")
+    purpose = fields["purpose"]
     if purpose not in UPLOAD_PURPOSES:
         raise bad_value(f"'purpose' must be one of {', '.join(UPLOAD_PURPOSES)}", "purpose")
     life = _seconds(fields)
@@ -156,9 +158,11 @@ def _seconds(fields: dict[str, str]) -> int | None:
         return None
     if anchor != "created_at":
         raise bad_value("'expires_after[anchor]' must be 'created_at'", "expires_after.anchor")
-    if not seconds or not seconds.isdecimal() or not SHORTEST_LIFE <= int(seconds) <= LONGEST_LIFE:
+    # Python reads no number of thousands of digits.
+    given = int(seconds) if seconds and seconds.isdecimal() and len(seconds) < 10 else 0
+    if not SHORTEST_LIFE <= given <= LONGEST_LIFE:
         raise bad_value(
             f"'expires_after[seconds]' must be a whole number from {SHORTEST_LIFE} to {LONGEST_LIFE}",
             "expires_after.seconds",
         )
-    return int(seconds)
+    return given
