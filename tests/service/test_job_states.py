@@ -109,6 +109,9 @@ def test_every_action_in_every_status(
         over = status in TERMINAL
         assert caught.value.code == ("job_already_completed" if over else "invalid_job_state")
         assert not over or "The job has already completed" in caught.value.message
+        # It waits for a status from which the action leads somewhere.
+        named = [each for each in Status if f"until it is {each}" in caught.value.message]
+        assert over or [next_status(each, action) for each in named] not in ([], [None])
     else:
         assert call(job.id).status == expected
     after = client.fine_tuning.jobs.retrieve(job.id)
@@ -215,6 +218,23 @@ def test_rows_that_were_cut_are_told(client: OpenAI, worker: HandWorker, new_job
     events = client.fine_tuning.jobs.list_events(job.id).data
     assert [event.level for event in events[:2]] == ["info", "warn"]
     assert events[1].message.startswith("3 of 10 training examples are longer")
+
+
+def test_rows_that_were_left_out_are_told(
+    client: OpenAI, worker: HandWorker, new_job: Callable[..., Any]
+) -> None:
+    job = new_job()
+    worker.validate(job.id, rows=14, rows_cut=13, rows_dropped=286)
+    events = client.fine_tuning.jobs.list_events(job.id).data
+    assert [event.level for event in events[:3]] == ["info", "warn", "warn"]
+    assert events[1].message == "286 of 300 training examples are too long to learn from and are left out"
+    assert events[2].message.startswith("13 of 300 training examples are longer")
+    job = new_job()
+    worker.validate(job.id, rows=3, rows_dropped=9)
+    error = client.fine_tuning.jobs.retrieve(job.id).error
+    assert error
+    assert "has 3 examples" in error.message
+    assert "9 more are too long" in error.message
 
 
 def test_checkpoints_of_the_last_three_epochs_stay(

@@ -18,6 +18,7 @@ _TOLD = {
     Status.PAUSED: "Fine-tuning job paused",
     Status.QUEUED: "Fine-tuning job resumed",
 }
+_WHEN = {Action.PAUSE: "queued or running", Action.RESUME: "paused"}
 _WANTED = {Action.CANCEL: "cancel", Action.PAUSE: "pause", Action.RESUME: "run"}
 
 
@@ -48,6 +49,6 @@ def _not_now(status: Status, action: Action) -> ApiError:
         )
     return ApiError(
         400,
-        f"Cannot {action} a job while its status is '{status}'. Wait until it is queued or running",
+        f"Cannot {action} a job while its status is '{status}'. Wait until it is {_WHEN[action]}",
         code="invalid_job_state",
     )

@@ -54,12 +54,15 @@ _LOST = Finish(outcome="failed", message="The worker was lost", code=WORKER_LOST
 
 
 def _validated(connection: Connection, job: JobRecord, told: Finish, limits: Limits) -> None:
-    rows = int((told.checked or {}).get("train_rows", 0))
+    checked = told.checked or {}
+    rows, cut, dropped = (int(checked.get(name, 0)) for name in ("train_rows", "rows_cut", "rows_dropped"))
     if rows < limits.examples:
         message = (
             f"The training file has {rows} example{'s' if rows != 1 else ''} that can be trained on, "
             f"but at least {limits.examples} are needed"
         )
+        if dropped:
+            message += f". {dropped} more are too long; raise seq_len if the model allows it"
         few = told.model_copy(update={"code": BAD_FILE, "message": message, "param": "training_file"})
         _give_up(connection, job, few)
         return
@@ -72,11 +75,17 @@ def _validated(connection: Connection, job: JobRecord, told: Finish, limits: Lim
         failures=0,
         hyperparameters=resolve_hyperparameters(job.hyperparameters, rows),
     )
-    cut = int((told.checked or {}).get("rows_cut", 0))
-    events = [NewEvent("Files validated, moving job to queued state", fact="validated")]
+    events: list[NewEvent] = []
+    all_rows = rows + dropped
     if cut:
-        text = f"{cut} of {rows} training examples are longer than the model's limit and are cut at the end"
-        events.insert(0, NewEvent(text, level="warn", fact="cut"))
+        text = (
+            f"{cut} of {all_rows} training examples are longer than the model's limit and are cut at the end"
+        )
+        events.append(NewEvent(text, level="warn", fact="cut"))
+    if dropped:
+        text = f"{dropped} of {all_rows} training examples are too long to learn from and are left out"
+        events.append(NewEvent(text, level="warn", fact="dropped"))
+    events.append(NewEvent("Files validated, moving job to queued state", fact="validated"))
     add_events(connection, job.id, events)
 
 
