@@ -261,6 +261,49 @@ def test_checkpoints_of_the_last_three_epochs_stay(
     assert [file.bytes for file in start.start_from] == [len("checkpoint 2")]
 
 
+def test_a_job_that_goes_on_has_the_shape_of_the_adapter(
+    client: OpenAI, worker: HandWorker, new_job: Callable[..., Any]
+) -> None:
+    shape = {"lora_r": 8, "lora_alpha": 4.0, "lora_target_modules": ["q_proj"]}
+    extra = {"hyperparameters": shape, "x_config": {"adapter": {"rslora": True}}}
+    first = new_job(extra_body=extra)
+    worker.succeed(worker.begin(first.id))
+    model = client.fine_tuning.jobs.retrieve(first.id).fine_tuned_model
+    assert model
+
+    def go_on(**given: Any) -> Any:
+        return client.fine_tuning.jobs.create(
+            model=model, training_file=first.training_file, extra_body=given
+        )
+
+    job = go_on(hyperparameters={"lora_dropout": 0.1})
+    assert job.model_dump()["hyperparameters"].items() >= {**shape, "lora_dropout": 0.1}.items()
+    settings = worker.begin(job.id).settings["adapter"]
+    assert (settings["rank"], settings["alpha"], settings["rslora"]) == (8, 4.0, True)
+    assert go_on(hyperparameters={"lora_r": 8}).status == "validating_files"
+    for place, other, param in (
+        ("hyperparameters", {"lora_r": 16}, "lora_r"),
+        ("hyperparameters", {"lora_bias": "all"}, "lora_bias"),
+        ("hyperparameters", {"use_lora": False}, "use_lora"),
+        ("x_config", {"adapter": {"rslora": False}}, "adapter.rslora"),
+    ):
+        with pytest.raises(BadRequestError, match="as in the job that made the model") as caught:
+            go_on(**{place: other})
+        assert caught.value.param == f"{place}.{param}"
+
+
+def test_no_job_goes_on_from_a_model_without_adapter(
+    client: OpenAI, worker: HandWorker, new_job: Callable[..., Any]
+) -> None:
+    first = new_job(extra_body={"hyperparameters": {"use_lora": False}})
+    worker.succeed(worker.begin(first.id))
+    model = client.fine_tuning.jobs.retrieve(first.id).fine_tuned_model
+    assert model
+    with pytest.raises(BadRequestError, match="Start from 'builtin:tiny'") as caught:
+        client.fine_tuning.jobs.create(model=model, training_file=first.training_file)
+    assert (caught.value.param, caught.value.code) == ("model", "unsupported_value")
+
+
 def test_models_are_deleted_one_by_one(
     client: OpenAI, worker: HandWorker, new_job: Callable[..., Any]
 ) -> None:

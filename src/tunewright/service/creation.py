@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 from tunewright.service.context import Service
+from tunewright.service.continuing import continue_from, continue_scale
 from tunewright.service.data_folder import take_ready_file
 from tunewright.service.db.artifacts import find_model
 from tunewright.service.db.database import Connection, clock
@@ -12,7 +13,7 @@ from tunewright.service.db.events import NewEvent, add_events
 from tunewright.service.db.files import find_file
 from tunewright.service.db.jobs import add_job, find_job
 from tunewright.service.extra_config import check_extra
-from tunewright.service.faults import ApiError, bad_value, no_such_model
+from tunewright.service.faults import bad_value
 from tunewright.service.ids import JOB, new_id, short_id
 from tunewright.service.jobs import Status
 from tunewright.service.quotas import check_job_quota
@@ -34,7 +35,7 @@ LARGEST_SEED = 2_147_483_647
 def create_job(service: Service, key: KeyRecord, body: CreateJob, repeat: Repeat) -> JobRecord:
     """Store a new job and return it, or the one that this very call made before.
 
-    Raises ApiError: 400 for what the call asks and cannot have, 404 for a model that is not there.
+    Raises ApiError: 400 for what the call asks and cannot have, 429 when the project has no room for it.
     """
     asked = _check(service, body)
     name = repeat.name(key, body.model_dump_json())
@@ -77,7 +78,11 @@ def _check(service: Service, body: CreateJob) -> Hyperparameters:
     if asked.seq_len is not None and asked.seq_len > most:
         raise bad_value(f"'seq_len' may be {most} at most", "hyperparameters.seq_len")
     if body.integrations:
-        raise bad_value("Integrations are not available on this server", "integrations", "unsupported_value")
+        raise bad_value(
+            "Integrations are not available on this server; leave them out",
+            "integrations",
+            "unsupported_value",
+        )
     # Rows are not known yet; no setting of x_config is measured against them.
     settings = run_settings(
         resolve_hyperparameters(shown_hyperparameters(asked), service.settings.limits.examples),
@@ -100,8 +105,12 @@ def _add(
 ) -> None:
     tuned = _model(service, connection, key, body.model)
     base = tuned.base if tuned else body.model
+    extra = body.x_config
+    first = find_job(connection, key.project, tuned.job_id) if tuned else None
+    if first is not None:
+        asked, extra = continue_from(first, asked), continue_scale(first, extra)
     for param in ("training_file", "validation_file"):
-        _check_file(connection, key, getattr(body, param), param)
+        _check_file(service, connection, key, getattr(body, param), param)
     name = f"ft:{base}:{key.project}:{(body.suffix or '').replace(' ', '-')}:{short_id()}"
     seed = secrets.randbelow(LARGEST_SEED) if body.seed is None else body.seed
     add_job(
@@ -122,7 +131,7 @@ def _add(
                 "start_from": tuned.name if tuned else None,
                 "format": body.format,
                 "model_name": name,
-                "x_config": body.x_config,
+                "x_config": extra,
             },
             "hyperparameters": shown_hyperparameters(asked),
         },
@@ -139,19 +148,23 @@ def _model(service: Service, connection: Connection, key: KeyRecord, name: str) 
         return None
     tuned = find_model(connection, key.project, name)
     if tuned is None:
-        raise no_such_model(name)
+        message = f"The model '{name}' does not exist. GET /v1/models lists those that can be trained"
+        raise bad_value(message, "model", "model_not_found")
     if tuned.base not in service.settings.models:
         raise bad_value(f"The base of '{name}' is not offered any more: {tuned.base}", "model")
     return tuned
 
 
-def _check_file(connection: Connection, key: KeyRecord, file_id: str | None, param: str) -> None:
+def _check_file(
+    service: Service, connection: Connection, key: KeyRecord, file_id: str | None, param: str
+) -> None:
     if file_id is None:
         return
     file = find_file(connection, key.project, file_id)
     if file is None:
-        raise ApiError(
-            400, f"No such File object: {file_id}. Upload it first", param=param, code="file_not_found"
-        )
+        message = f"No such File object: {file_id}. Upload it first"
+        if service.settings.data_dir is not None:
+            message += ", or name a file that lies in the server's --data-dir"
+        raise bad_value(message, param, "file_not_found")
     if file.purpose != TRAINING:
         raise bad_value(f"{file_id} has the purpose '{file.purpose}', not '{TRAINING}'", param)

@@ -16,6 +16,8 @@ BASE_RATES = {True: 2e-4, False: 2e-5}
 """Learning rate that a multiplier of 1 stands for: adapters, full training. The run file's own `auto`."""
 MOST_EVALUATIONS_PER_EPOCH = 4
 SAVES_PER_RUN = 10
+ADAPTER_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_bias")
+"""Hyperparameters that say nothing where every weight is trained."""
 MOST_STEPS_PER_SAVE = 100
 
 
@@ -42,8 +44,15 @@ def requested_hyperparameters(body: CreateJob) -> Hyperparameters:
             "Give 'learning_rate' or 'learning_rate_multiplier', not both", "hyperparameters.learning_rate"
         )
     if found.use_lora is False and found.use_qlora:
-        raise bad_value("'use_qlora' needs an adapter: drop 'use_lora': false", "hyperparameters.use_qlora")
+        raise _needs_adapter("use_qlora")
+    unused = next((name for name in ADAPTER_ONLY if getattr(found, name) is not None), None)
+    if found.use_lora is False and unused is not None:
+        raise _needs_adapter(unused)
     return found
+
+
+def _needs_adapter(name: str) -> ApiError:
+    return bad_value(f"'{name}' needs an adapter: drop 'use_lora': false", f"hyperparameters.{name}")
 
 
 def _merge(outer: Hyperparameters | None, inner: Hyperparameters | None) -> Hyperparameters:
