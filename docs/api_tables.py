@@ -33,6 +33,7 @@ MESSAGES = (
     ("Created fine-tuning job: ID", "info", "the job is there"),
     ("Validating training file: ID", "info", "its files wait for a worker that reads every row"),
     ("N of N training examples are longer than the model's limit and are cut at the end", "warn", ""),
+    ("N of N training examples are too long to learn from and are left out", "warn", ""),
     ("Files validated, moving job to queued state", "info", "the hyperparameters have their values"),
     ("Fine-tuning job started", "info", "a worker trains; again after each pause or lost worker"),
     ("Step N/N: training loss=X", "info", EVALUATED),
@@ -86,10 +87,14 @@ REFUSALS = {
     "job_already_completed": "the job is over and cannot be paused, resumed or cancelled",
     "invalid_job_state": "the job is in no state for this call",
     "fine_tune_not_found": "no such job in this project",
-    "model_not_found": "no such model in this project",
+    "model_not_found": "no such model in this project; 400 when a job names it",
+    "unknown_url": "no such path",
+    "method_not_allowed": "the path is there, but not for this method",
+    "unsupported_call": "a call of OpenAI's that this server has not; the message says what to do instead",
     "inference_off": "the operator switched chats off",
     "invalid_api_key": "no key, or one that is mistyped, revoked or expired",
     "insufficient_permissions": "the key lacks the scope",
+    "wrong_project": "`OpenAI-Project` names another project than that of the key",
     "rate_limit_exceeded": "the key asked too often; `retry-after` tells how long to wait, the client does",
     "busy": "the model is being loaded, the device is taken or too many chats wait; the client asks again",
     "database_unavailable": "the server cannot reach its database; the client asks again",
@@ -131,7 +136,7 @@ def refusal_rows() -> Iterator[str]:
     yield from table(("status", "code", "when"), rows)
     yield from (
         "",
-        "404 without a code: no such path. 500: a fault of the server, whose log has the traceback.",
+        "500: a fault of the server, whose log has the traceback.",
     )
 
 

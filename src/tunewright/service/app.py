@@ -55,7 +55,7 @@ def build_app(service: Service) -> ASGIApp:
     app.include_router(health.router)
     app.include_router(metrics.router)
     app.include_router(worker.router, include_in_schema=False)
-    return RequestIds(Observed(PatientBodies(Refusals(app)), service))
+    return RequestIds(Observed(PatientBodies(Refusals(app, service.settings.limits.json_bytes)), service))
 
 
 @asynccontextmanager

@@ -79,7 +79,12 @@ async def authenticate(request: Request) -> KeyRecord:
         raise too_many_requests(allowance)
     project = request.headers.get("openai-project")
     if project and project != key.project:
-        raise ApiError(403, f"This key belongs to another project than {project}", type=PERMISSION)
+        raise ApiError(
+            403,
+            f"This key belongs to another project than {project}; drop the header OpenAI-Project",
+            type=PERMISSION,
+            code="wrong_project",
+        )
     return key
 
 

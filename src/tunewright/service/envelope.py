@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tunewright.service.absent import absent_call, unknown_call
 from tunewright.service.db.database import DATABASE_AWAY
 from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError
 from tunewright.service.ids import REQUEST, new_id
@@ -25,6 +26,8 @@ UNLIMITED = 2**63
 """A body limit for routes that count by themselves."""
 LONGEST_PLACE = 200
 """Letters of a field's name that are told: the name is the caller's, and may be as long as a body."""
+NO_OBJECT = frozenset({"missing", "dict_type", "model_type", "model_attributes_type"})
+"""What pydantic says of a body that is empty or no object."""
 
 
 def install(app: FastAPI) -> None:
@@ -73,8 +76,9 @@ class Refusals:
     """ASGI wrapper for what is refused outside of the routes: a path or query with the character NUL, which
     PostgreSQL cannot compare, and a body above its limit, which Starlette would refuse in plain text."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, body_bytes: int) -> None:
         self.app = app
+        self.body_bytes = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -89,15 +93,18 @@ class Refusals:
             if message["type"] == "http.response.start" and message["status"] == 413:
                 replaced = Headers(scope=message).get("content-type", "").startswith("text/plain")
                 if replaced:
-                    await envelope(_too_large())(scope, receive, send)
+                    await envelope(_too_large(self.body_bytes))(scope, receive, send)
             if not replaced:
                 await send(message)
 
         await self.app(scope, receive, send_envelope)
 
 
-def _too_large() -> ApiError:
-    return ApiError(413, "The body of the request is too large", code="request_too_large")
+def _too_large(most_bytes: int) -> ApiError:
+    message = (
+        f"The body of the request is too large: the limit is {most_bytes:,} bytes. Send less in one call"
+    )
+    return ApiError(413, message, code="request_too_large")
 
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:
@@ -108,18 +115,28 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
     faults: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
     first: dict[str, Any] = dict(faults[0]) if faults else {}
     # The place starts with `body`, `query` or `path`, which the caller did not write.
-    where = ".".join(str(part) for part in first.get("loc", ())[1:])[:LONGEST_PLACE] or None
+    where = (
+        ".".join(str(part) for part in first.get("loc", ())[1:] if part != "[key]")[:LONGEST_PLACE] or None
+    )
     kind = first.get("type")
     if kind == "json_invalid":
         return envelope(_no_json())
-    if kind == "extra_forbidden":
+    if where is None:
+        message, code = f"The body is not as it has to be: {_reason(first)}", "invalid_value"
+    elif kind == "extra_forbidden":
         message, code = f"Unrecognized request argument supplied: {where}", "unknown_parameter"
     elif kind == "missing":
         message, code = f"Missing required parameter: '{where}'", "missing_required_parameter"
     else:
-        reason = str(first.get("msg", "it is not valid")).removeprefix("Value error, ")
-        message, code = f"Invalid value for '{where}': {reason[:1].lower()}{reason[1:]}", "invalid_value"
+        message, code = f"Invalid value for '{where}': {_reason(first)}", "invalid_value"
     return envelope(ApiError(400, message, param=where, code=code))
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    if not fault.get("loc", ())[1:] and fault.get("type") in NO_OBJECT:
+        return "send a JSON object, as application/json"
+    reason = str(fault.get("msg", "it is not valid")).removeprefix("Value error, ")
+    return f"{reason[:1].lower()}{reason[1:]}"
 
 
 def _no_route(request: Request, error: Exception) -> JSONResponse:
@@ -128,17 +145,14 @@ def _no_route(request: Request, error: Exception) -> JSONResponse:
         return envelope(error.__cause__)
     if isinstance(error.__cause__, ValueError | RecursionError):
         return envelope(_no_json())
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 413:
-        return envelope(_too_large())
-    place = f"{request.method} {request.url.path}"
-    if status == 405:
-        message = f"Not allowed to {request.method} on {request.url.path}"
-    elif status == 404:
-        message = f"Invalid URL ({place})"
-    else:
-        message = str(error.detail) if isinstance(error, HTTPException) else "The request failed"
-    return envelope(ApiError(status, message, type=INVALID_REQUEST))
+    if not isinstance(error, HTTPException):
+        return envelope(_internal())
+    if error.status_code == 413:
+        return envelope(_too_large(request.app.state.service.settings.limits.json_bytes))
+    path = request.url.path[:LONGEST_PLACE]
+    if error.status_code in (404, 405):
+        return envelope(absent_call(path) or unknown_call(error.status_code, request.method, path))
+    return envelope(ApiError(error.status_code, str(error.detail), type=INVALID_REQUEST))
 
 
 def _no_database(request: Request, error: Exception) -> JSONResponse:

@@ -52,19 +52,20 @@ def bad_value(message: str, param: str, code: str = "invalid_value") -> ApiError
 
 def no_such_file(file_id: str) -> ApiError:
     """404 for a file that is not there, or is another project's."""
-    return ApiError(404, f"No such File object: {file_id}", param="id", code="file_not_found")
+    message = f"No such File object: {file_id}. GET /v1/files lists yours"
+    return ApiError(404, message, param="id", code="file_not_found")
 
 
 def no_such_job(job_id: str) -> ApiError:
     """404 for a job that is not there, or is another project's."""
-    return ApiError(
-        404, f"Could not find fine tune: {job_id}", param="fine_tuning_job_id", code="fine_tune_not_found"
-    )
+    message = f"Could not find fine tune: {job_id}. GET /v1/fine_tuning/jobs lists yours"
+    return ApiError(404, message, param="fine_tuning_job_id", code="fine_tune_not_found")
 
 
 def no_such_model(name: str) -> ApiError:
     """404 for a model that is not there, or is another project's."""
-    return ApiError(404, f"The model '{name}' does not exist", param="model", code="model_not_found")
+    message = f"The model '{name}' does not exist. GET /v1/models lists those that do"
+    return ApiError(404, message, param="model", code="model_not_found")
 
 
 def lease_lost(job_id: str) -> ApiError:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 
 from tunewright.service.context import Service, ServiceArg, UserArg
 from tunewright.service.db.artifacts import delete_artifact, find_model, list_models
-from tunewright.service.faults import ApiError, no_such_model
+from tunewright.service.faults import bad_value, no_such_model
 from tunewright.service.inference.model_server import ModelServerArg
 from tunewright.service.records import ArtifactRecord
 from tunewright.service.schemas.lists import Deleted
@@ -54,7 +54,7 @@ def delete(name: ModelName, service: ServiceArg, key: UserArg, models: ModelServ
 
 def _check_not_base(service: Service, name: str) -> None:
     if name in service.settings.models:
-        raise ApiError(400, f"'{name}' is a base model; only fine-tuned models can be deleted", param="model")
+        raise bad_value(f"'{name}' is a base model; only fine-tuned models can be deleted", "model")
 
 
 def _base(name: str) -> Model:
