@@ -76,6 +76,7 @@ def test_it_reaches_the_run_file(client: OpenAI, worker: HandWorker) -> None:
         ({"train": {"weight_decay": -1}}, "train.weight_decay"),
         ({"train": {"max_grad_norm": {"a": 1}}}, "train.max_grad_norm"),
         ({"nothing": {}}, "nothing"),
+        ({"a" * 3000: {"b": 1}}, "a" * 200),
     ],
 )
 def test_refused(extra: dict[str, Any], param: str, client: OpenAI) -> None:
@@ -83,6 +84,7 @@ def test_refused(extra: dict[str, Any], param: str, client: OpenAI) -> None:
         create(client, extra)
     assert caught.value.param == f"x_config.{param}"
     assert "Traceback" not in caught.value.message
+    assert "run file" not in caught.value.message
 
 
 def test_nothing_is_fine(client: OpenAI) -> None:

@@ -218,6 +218,9 @@ def test_a_text_is_scored_by_echo(client: OpenAI) -> None:
         ({"tool_choice": "required", "tools": []}, "tool_choice"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content"),
+        ({"stop": 3}, "stop"),
+        ({"logit_bias": {"a": 1}}, "logit_bias.a"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
         ({"messages": [*DATE, {"role": "system", "content": "late"}]}, "messages"),
@@ -230,6 +233,13 @@ def test_what_cannot_be_done_is_refused_by_name(client: OpenAI, wrong: Any, para
         client.chat.completions.create(**{"model": TINY, "messages": DATE}, extra_body=wrong)
     assert caught.value.param == param
     assert caught.value.code
+
+
+@pytest.mark.parametrize("prompt", [[-1], [True], 5, [["a"]], [[1], 2], [2**31], {}])
+def test_what_is_no_prompt_is_refused_by_name(client: OpenAI, prompt: Any) -> None:
+    with pytest.raises(BadRequestError, match="expected a text, tokens") as caught:
+        client.completions.create(model=TINY, prompt=prompt)
+    assert (caught.value.param, caught.value.code) == ("prompt", "invalid_value")
 
 
 def test_harmless_fields_and_nulls_are_taken(client: OpenAI) -> None:

@@ -102,6 +102,19 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"extra_body": {"hyperparameters": {"lora_rnk": 8}}}, "hyperparameters.lora_rnk", "unknown_parameter"),
     ({"extra_body": {"hyperparameters": {"lora_r": 0}}}, "hyperparameters.lora_r", "invalid_value"),
+    (
+        {"extra_body": {"hyperparameters": {"use_lora": False, "lora_r": 8}}},
+        "hyperparameters.lora_r",
+        "invalid_value",
+    ),
+    *(
+        (
+            {"extra_body": {"hyperparameters": {"lora_target_modules": names}}},
+            "hyperparameters.lora_target_modules",
+            "invalid_value",
+        )
+        for names in ([], ["a/b"], [3], 3, "x" * 65, ["a"] * 65)
+    ),
     ({"extra_body": {"n_epochs": 3}}, "n_epochs", "unknown_parameter"),
     ({"extra_body": {"status": "succeeded"}}, "status", "unknown_parameter"),
     ({"extra_body": {"format": "dpo"}}, "format", "invalid_value"),
@@ -112,7 +125,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": 2**31}, "seed", "invalid_value"),
     ({"metadata": {str(number): "x" for number in range(17)}}, "metadata", "invalid_value"),
     ({"metadata": {"key": "x" * 513}}, "metadata.key", "invalid_value"),
-    ({"metadata": {LONG: "x"}}, f"metadata.{LONG}.[key]", "invalid_value"),
+    ({"metadata": {LONG: "x"}}, f"metadata.{LONG}", "invalid_value"),
     (
         {"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]},
         "integrations",
@@ -161,8 +174,8 @@ def test_the_edges_of_every_range_are_inside(client: OpenAI, file: str) -> None:
     assert create(client, file, seed=0).seed == 0
 
 
-def test_an_unknown_base_model_is_not_found(client: OpenAI, file: str) -> None:
-    with pytest.raises(NotFoundError) as caught:
+def test_an_unknown_base_model_is_refused(client: OpenAI, file: str) -> None:
+    with pytest.raises(BadRequestError, match="GET /v1/models") as caught:
         create(client, file, model="gpt-9")
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
@@ -223,7 +236,13 @@ def test_jobs_by_metadata(client: OpenAI, file: str) -> None:
         assert found(metadata={key: value + "!"}) == []
     assert found(metadata=keys) == [marked.id]
     assert found(metadata={"team": "a", "empty": "x"}) == []
+    # No job has such a key: all jobs would be the wrong answer.
+    assert found(metadata={"k" * 65: "a"}) == []
+    assert found(metadata={"te\nam": "a"}) == []
     assert found(extra_query={"metadata": "null"}) == [plain.id]
+    with pytest.raises(BadRequestError) as caught:
+        found(extra_query={"metadata": "team"})
+    assert caught.value.param == "metadata"
     assert found() == [marked.id, plain.id]
 
 
@@ -314,6 +333,7 @@ def test_a_body_above_its_limit_is_refused(client: OpenAI, file: str) -> None:
     with pytest.raises(APIStatusError) as caught:
         create(client, file, metadata={"a": "x" * 2**20})
     assert (caught.value.status_code, caught.value.type) == (413, "invalid_request_error")
+    assert "the limit is 1,048,576 bytes" in caught.value.message
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"model": NaN}', b"{", b"\xff", b"null", b"[]", b""])
@@ -325,4 +345,6 @@ def test_a_body_that_is_no_object_is_refused(body: bytes, client: OpenAI) -> Non
             content=body,
             options={"headers": {"content-type": "application/json"}},
         )
-    assert caught.value.message
+    assert caught.value.code in ("invalid_json", "invalid_value")
+    assert "JSON" in caught.value.message or caught.value.param == "model"
+    assert "None" not in caught.value.message

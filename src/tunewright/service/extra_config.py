@@ -52,6 +52,8 @@ HYPERPARAMETERS = {
     "train.learning_rate": "learning_rate",
 }
 """What has another name in a job."""
+LONGEST_PATH = 200
+"""Letters of a name that are told: it is the caller's, and may be as long as a body."""
 
 
 def check_extra(extra: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
@@ -74,8 +76,10 @@ def check_extra(extra: Mapping[str, Any] | None, settings: Mapping[str, Any]) ->
         load_config(None, text=json.dumps(whole))
     except ConfigErrors as error:
         first = error.errors[0]
-        path = (first.where or "").partition(" ")[0]
-        raise bad_value(str(first), f"x_config.{path}") from None
+        # The caller has no run file in which to look for a line.
+        path, place, _ = (first.where or "").partition(" ")
+        text = str(first).replace(f"{first.where}:", f"{path}:", 1) if place else str(first)
+        raise bad_value(text, f"x_config.{path}") from None
 
 
 def with_extra(settings: Mapping[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -96,5 +100,6 @@ def _paths(extra: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _refusal(path: str, hint: str) -> ApiError:
+    path = path[:LONGEST_PATH]
     message = f"'{path}' cannot be set by x_config: {hint}"
     return bad_value(message, f"x_config.{path}", "unknown_parameter")

@@ -84,8 +84,8 @@ def errors(file: str) -> None:
         param="hyperparameters.n_epochs",
         code="conflicting_values",
     )
+    refused(bad, lambda: jobs.create(model="none", training_file=file), code="model_not_found")
     missing = openai.NotFoundError
-    refused(missing, lambda: jobs.create(model="none", training_file=file), code="model_not_found")
     refused(missing, lambda: jobs.retrieve("ftjob-none"), code="fine_tune_not_found")
     refused(missing, lambda: client.models.retrieve("a/b:c"), code="model_not_found")
     refused(bad, lambda: jobs.list(after="ftjob-none"), param="after")

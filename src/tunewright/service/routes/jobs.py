@@ -42,7 +42,7 @@ JobId = Annotated[str, Path(description="Id of the job.")]
 LimitArg = Annotated[int, Query(ge=1, le=100, description="Objects on a page.")]
 AfterArg = Annotated[str | None, Query(description="The page after the object with this id.")]
 EVENT_STREAM = streamed(Event, "A page, or a stream")
-_FILTER = re.compile(r"metadata\[(.{0,64})\]")
+_FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 @router.post("")
@@ -156,7 +156,10 @@ def _found(connection: Connection, key: KeyRecord, job_id: str) -> JobRecord:
 
 def _metadata_filter(request: Request) -> dict[str, str] | None:
     query = request.query_params
-    if query.get("metadata") == "null":
+    given = query.get("metadata")
+    if given == "null":
         return {}
+    if given is not None:
+        raise bad_value("Write 'metadata[KEY]=VALUE' to filter, or 'metadata=null'", "metadata")
     found = {match[1]: value for name, value in query.items() if (match := _FILTER.fullmatch(name))}
     return found or None

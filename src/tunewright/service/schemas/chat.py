@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -10,7 +10,9 @@ from tunewright.service.faults import bad_value
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    if not isinstance(value, str | list):
+        raise ValueError("expected a text, or a list of up to four")
+    return [value] if isinstance(value, str) else cast(Any, value)
 
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -39,7 +41,9 @@ class Part(_Known):
 
 
 def _as_parts(value: Any) -> Any:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+    if not isinstance(value, str | list):
+        raise ValueError("expected a text, or a list of parts")
+    return [{"type": "text", "text": value}] if isinstance(value, str) else cast(Any, value)
 
 
 Content = Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=str | list[Part])]
@@ -195,18 +199,27 @@ class ChatRequest(Sampling):
     """Accepted, changes nothing."""
 
 
+_INSTEAD = {"functions": "use 'tools'", "function_call": "use 'tool_choice'"}
+
+
 def check_chat(body: ChatRequest) -> None:
     """Raise ApiError 400 for what OpenAI knows and this server cannot do."""
     for name in ("audio", "web_search_options", "functions", "function_call"):
         if getattr(body, name) is not None:
-            raise bad_value(f"'{name}' is not available on this server", name, "unsupported_parameter")
+            hint = _INSTEAD.get(name, "leave it out")
+            message = f"'{name}' is not available on this server; {hint}"
+            raise bad_value(message, name, "unsupported_parameter")
     if body.modalities not in (None, ["text"]):
         raise bad_value("Only the modality 'text' is available", "modalities", "unsupported_value")
     if body.response_format is not None and body.response_format.type != "text":
         message = "Only the response format 'text' is available; ask for JSON in the prompt"
         raise bad_value(message, "response_format", "unsupported_value")
     if body.tool_choice not in (None, "auto", "none"):
-        raise bad_value("'tool_choice' may be 'auto' or 'none'", "tool_choice", "unsupported_value")
+        raise bad_value(
+            "'tool_choice' may only be 'auto' or 'none': no call can be forced",
+            "tool_choice",
+            "unsupported_value",
+        )
     for place, tool in enumerate(body.tools or ()):
         if tool.type != "function" or tool.function is None:
             message = "Only tools of type 'function' are available"

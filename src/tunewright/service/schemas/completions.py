@@ -14,11 +14,17 @@ Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length
 
 def _as_list(value: Any) -> Any:
     """One prompt stands for a list of one."""
-    if isinstance(value, str):
+    if isinstance(value, str) or _are_tokens(value):
         return [value]
-    items = cast("list[Any]", value if isinstance(value, list) else [])
-    is_tokens = bool(items) and all(isinstance(item, int) for item in items)
-    return [items] if is_tokens else cast(Any, value)
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    if not all(isinstance(item, str) or _are_tokens(item) for item in items):
+        raise ValueError("expected a text, tokens (numbers from 0), or a list of these")
+    return items
+
+
+def _are_tokens(value: object) -> bool:
+    items = cast("list[object]", value) if isinstance(value, list) else []
+    return bool(items) and all(type(item) is int and 0 <= item < 2**31 for item in items)
 
 
 Prompts = Annotated[
@@ -52,7 +58,9 @@ def check_completion(body: CompletionRequest) -> None:
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise bad_value("'best_of' may only be equal to 'n'", "best_of", "unsupported_value")
     if body.suffix:
-        raise bad_value("'suffix' is not available on this server", "suffix", "unsupported_parameter")
+        raise bad_value(
+            "'suffix' is not available on this server; leave it out", "suffix", "unsupported_parameter"
+        )
     if body.max_tokens == 0 and not body.echo:
         raise bad_value("'max_tokens' may be 0 with 'echo' only", "max_tokens")
     check_stream(body)

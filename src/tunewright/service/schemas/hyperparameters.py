@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 AUTO = "auto"
 
-ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,7}$")]
+MODULE_NAME = r"^[A-Za-z0-9_]{1,64}(\.[A-Za-z0-9_]{1,64}){0,7}$"
+MOST_MODULES = 64
+ModuleName = Annotated[str, Field(pattern=MODULE_NAME)]
 
 
 def _whole(low: int, high: int) -> PlainValidator:
@@ -27,13 +30,22 @@ def _above_zero(value: Any) -> Any:
     if value is None or value == AUTO:
         return AUTO
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise ValueError('expected a number above 0, or "auto"')
+        raise ValueError('expected a number above 0 and below 1000000, or "auto"')
     return float(value)
 
 
 def _one_or_more(value: Any) -> Any:
+    if value == "all-linear":
+        return value
     # One name stands for a list of one, but for the word that means all linear layers.
-    return [value] if isinstance(value, str) and value != "all-linear" else value
+    names = cast("list[object]", value if isinstance(value, list) else [value])
+    if not 1 <= len(names) <= MOST_MODULES or not all(map(_is_module_name, names)):
+        raise ValueError(f'expected "all-linear", or 1 to {MOST_MODULES} names of modules such as "q_proj"')
+    return names
+
+
+def _is_module_name(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(MODULE_NAME, value) is not None
 
 
 class Hyperparameters(BaseModel):
@@ -68,7 +80,7 @@ class Hyperparameters(BaseModel):
     """Dropout on the adapter's input."""
     lora_target_modules: (
         Annotated[
-            Literal["all-linear"] | Annotated[list[ModuleName], Field(min_length=1, max_length=64)],
+            Literal["all-linear"] | Annotated[list[ModuleName], Field(min_length=1, max_length=MOST_MODULES)],
             BeforeValidator(_one_or_more),
         ]
         | None

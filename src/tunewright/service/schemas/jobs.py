@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tunewright.service.records import ArtifactRecord, EventRecord, JobRecord
 from tunewright.service.schemas.hyperparameters import Hyperparameters
@@ -14,6 +15,15 @@ from tunewright.service.schemas.lists import ApiModel, ApiObject
 Format = Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+SUFFIX = r"^[A-Za-z0-9._ -]{1,64}$"
+
+
+def _check_suffix(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(SUFFIX, value):
+        raise ValueError("expected 1 to 64 letters, digits, dots, spaces, '-' or '_'")
+    return value
 
 
 class _Request(BaseModel):
@@ -53,7 +63,7 @@ class CreateJob(_Request):
     """How to train; supervised if left out."""
     hyperparameters: Hyperparameters | None = None
     """The same as in `method`; a setting that stands in both must have one value."""
-    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._ -]{1,64}$")] | None = None
+    suffix: Annotated[str, Field(pattern=SUFFIX), BeforeValidator(_check_suffix)] | None = None
     """Part of the name of the fine-tuned model."""
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
     """The same seed and settings give the same model. Made up if left out."""
