@@ -32,7 +32,8 @@ that its clients work unchanged; [moving from OpenAI](../guides/moving-from-open
 - Bodies are JSON, uploads are forms. A field that is not listed here is refused, so that a typing error is
   not ignored.
 - Every answer has `x-request-id` and `openai-processing-ms`. A refusal has the [envelope](#errors).
-- `GET /openapi.json` is this page for programs, `GET /docs` the same to try in a browser.
+- `GET /openapi.json` is this page for programs, `GET /docs` the same to try in a browser. Neither needs a
+  key.
 - The examples are a recorded session; ids and keys are replaced.
 """
 

@@ -23,7 +23,17 @@ from tunewright.service.observe import Observed
 from tunewright.service.openapi import Documented
 from tunewright.service.outcomes import release_expired
 from tunewright.service.patience import PatientBodies
-from tunewright.service.routes import chat, completions, files, health, jobs, metrics, models, worker
+from tunewright.service.routes import (
+    chat,
+    completions,
+    files,
+    health,
+    jobs,
+    metrics,
+    models,
+    reference,
+    worker,
+)
 from tunewright.service.schemas.errors import REFUSALS
 
 COLLECT_SECONDS = 300.0
@@ -38,6 +48,7 @@ def build_app(service: Service) -> ASGIApp:
         title="Tunewright",
         version=__version__,
         lifespan=_lifespan,
+        docs_url=None,
         redoc_url=None,
         responses=REFUSALS,
         max_body_size=service.settings.limits.json_bytes,
@@ -54,6 +65,7 @@ def build_app(service: Service) -> ASGIApp:
     app.include_router(completions.router)
     app.include_router(health.router)
     app.include_router(metrics.router)
+    app.include_router(reference.router)
     app.include_router(worker.router, include_in_schema=False)
     return RequestIds(Observed(PatientBodies(Refusals(app, service.settings.limits.json_bytes)), service))
 

@@ -1,4 +1,4 @@
-"""Our OpenAPI document: FastAPI's, and what it has no words for: the objects inside a stream of events."""
+"""Our OpenAPI document: FastAPI's, and what it does not see: the key, and the objects inside a stream."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Documented(FastAPI):
             )
             schemas = document["components"]["schemas"]
             document["components"]["schemas"] = dict(sorted({**found["$defs"], **schemas}.items()))
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}]
         return super().openapi()
 
 
