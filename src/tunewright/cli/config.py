@@ -39,8 +39,10 @@ def check(file: ConfigFile, overrides: Overrides = None) -> None:
 def _train_line(file: Path, overrides: list[str]) -> str:
     import shlex
 
+    from tunewright.cli.program import program_name
+
     changes = [word for override in overrides for word in ("--set", override)]
-    return shlex.join(["tunewright", "train", str(file), *changes])
+    return shlex.join([program_name(), "train", str(file), *changes])
 
 
 def show(file: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:

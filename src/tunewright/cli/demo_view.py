@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,7 +63,9 @@ class DemoView:
 
     def stopped(self, folder: Path) -> None:
         """The training was interrupted."""
-        self._print(f"\n  stopped; go on with: {program_name()} train --resume {folder}")
+        self._print(
+            f"\n  stopped; go on with: {shlex.join([program_name(), 'train', '--resume', str(folder)])}"
+        )
 
     def close(
         self, answered: Sequence[Answered], losses: Sequence[float], seconds: float, export: Path
@@ -140,9 +143,11 @@ def next_commands(question: str, export: Path) -> list[str]:
     program = program_name()
     return [
         "# ask the tuned model yourself",
-        f'{program} generate {export} --prompt "{question}"',
+        shlex.join([program, "generate", str(export), "--prompt", question]),
         "# see which tokens of a row are trained",
-        f"{program} data show {_from_here(DATE_SAMPLES)} --row 1 --model builtin:tiny",
+        shlex.join(
+            [program, "data", "show", str(_from_here(DATE_SAMPLES)), "--row", "1", "--model", "builtin:tiny"]
+        ),
         "# train on rows of your own",
         r"printf 'preset: demo\ndata: {train: YOUR_ROWS.jsonl}\n' > run.yaml && "
         + f"{program} train run.yaml",

@@ -25,5 +25,5 @@ def print_result(result: RunResult) -> None:
         say(f"go on with: {shlex.join([program_name(), 'train', '--resume', str(result.folder)])}")
         return
     say(f"done: {progress.step:,} steps, {progress.tokens:,} tokens, {progress.skipped_steps} steps skipped")
-    say(f"try it with: {program_name()} chat {result.export}")
+    say(f"try it with: {shlex.join([program_name(), 'chat', str(result.export)])}")
     typer.echo(result.export)

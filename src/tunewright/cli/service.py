@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tunewright.cli.program import program_name
 from tunewright.errors import ServiceError
 
 SERVER = "http://127.0.0.1:8200"
@@ -73,13 +74,13 @@ def check_installed() -> None:
         )
 
 
-def require_key(key: str | None) -> str:
-    """The key, or ServiceError (`service.no-key`)."""
+def require_key(key: str | None, scope: str = "jobs") -> str:
+    """The key, or ServiceError (`service.no-key`). scope: that of a key which would do."""
     if key:
         return key
     raise ServiceError(
         "no API key was given",
         expected="TUNEWRIGHT_KEY in the environment",
-        hint="make a key with: tunewright key create",
+        hint=f"make a key with: {program_name()} key create NAME --scope {scope}",
         code="service.no-key",
     )

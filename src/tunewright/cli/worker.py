@@ -36,7 +36,9 @@ def command(
     from tunewright.service.logs import configure_logging
     from tunewright.service.worker.loop import WorkerSettings, run_worker
 
-    settings = WorkerSettings(server, require_key(key), folder.absolute(), name or socket.gethostname(), tied)
+    settings = WorkerSettings(
+        server, require_key(key, "worker"), folder.absolute(), name or socket.gethostname(), tied
+    )
     if log_format is LogFormat.JSON:
         configure_logging("json")
     else:

@@ -20,7 +20,9 @@ def call_api(server: str, key: str, method: str, path: str) -> Any:
     try:
         response = httpx2.request(method, url, headers={"authorization": f"Bearer {key}"}, timeout=60)
         body: Any = response.json()
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+        # Another program may answer here, with errors of its own form.
+        refusal = None if response.status_code < 400 else str(body["error"]["message"])
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError) as error:
         raise ServiceError(
             "no Tunewright server answers here",
             where=server,
@@ -28,7 +30,7 @@ def call_api(server: str, key: str, method: str, path: str) -> Any:
             hint="start one with: tunewright serve",
             code="service.unreachable",
         ) from error
-    if response.status_code < 400:
+    if refusal is None:
         return body
     code = CODES.get(response.status_code, "service.refused")
-    raise ServiceError(str(body["error"]["message"]), where=server, code=code)
+    raise ServiceError(refusal, where=server, code=code)

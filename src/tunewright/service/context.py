@@ -103,7 +103,8 @@ def check_scope(key: KeyRecord, scope: Scope) -> None:
     if scope not in key.scopes and "admin" not in key.scopes:
         raise ApiError(
             403,
-            f"This key lacks the scope '{scope}'; make one that has it with: tunewright key create",
+            f"This key lacks the scope '{scope}'; make one that has it with: "
+            f"tunewright key create NAME --scope {scope}",
             type=PERMISSION,
             code="insufficient_permissions",
         )

@@ -30,6 +30,13 @@ def test_check_says_what_comes_next(folder, capsys):
     assert out[1] == "next: tunewright train run.yaml --set train.epochs=1 --set 'track=[]'"
 
 
+def test_check_names_the_program_as_it_was_called(folder, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sys.argv", [str(folder / ".venv/bin/tunewright")])
+    assert run(["config", "check", "run.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "next: .venv/bin/tunewright train run.yaml"
+
+
 def test_check_prints_every_fault_and_exits_1(folder, capsys):
     (folder / "run.yaml").write_text(GOOD + "adapter: {rnk: 8}\ntrain: {epochs: 0}\n")
     assert run(["config", "check", "run.yaml"]) == 1

@@ -18,3 +18,12 @@ def test_the_way_to_go_on_needs_nothing_of_the_first_command(capsys: pytest.Capt
     command = captured.err.splitlines()[-1].partition("go on with: ")[2]
     assert shlex.split(command) == ["tunewright", "train", "--resume", "my runs/one"]
     assert captured.out == ""
+
+
+def test_the_way_to_try_it_can_be_typed_as_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    export = Path("my runs/one/exports/final")
+    print_result(RunResult(Path("my runs/one"), ExitCode.DONE, Progress(step=10), 10, export))
+    captured = capsys.readouterr()
+    command = captured.err.splitlines()[-1].partition("try it with: ")[2]
+    assert shlex.split(command) == ["tunewright", "chat", str(export)]
+    assert captured.out == f"{export}\n"

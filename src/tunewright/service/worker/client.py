@@ -148,7 +148,7 @@ class ServerClient:
             raise ServiceError(
                 "the server does not accept this key",
                 where=self._server,
-                hint="make one with: tunewright key create --scope worker",
+                hint="make one with: tunewright key create NAME --scope worker",
                 code="service.key-refused",
             )
         if status >= 400:
