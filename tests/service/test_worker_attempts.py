@@ -13,7 +13,8 @@ from openai import OpenAI
 from service_proxy import fault_proxy
 from service_server import RunningServer, chat_rows, upload
 from service_worker import HandWorker, worker_by_hand
-from tunewright.service.schemas.lease import Lease
+from tunewright.service.db.jobs import find_job
+from tunewright.service.schemas.lease import Finish, Lease
 from tunewright.service.worker import checking
 from tunewright.service.worker.attempt import work_on
 from tunewright.service.worker.client import ServerClient
@@ -94,6 +95,22 @@ def test_a_worker_that_is_asked_to_end_gives_the_job_back(
     assert client.fine_tuning.jobs.retrieve(lease.job).status == "validating_files"
     other = worker.claim_job(lease.job)
     assert other.attempt > lease.attempt
+
+
+def test_a_pause_before_the_trainer_listens_is_no_failure(
+    client: OpenAI, server: RunningServer, worker: HandWorker, lease: Lease, project: str, tmp_path: Path
+) -> None:
+    worker.client.finish(lease, Finish(outcome="validated", exit_code=0, checked={"train_rows": 12}))
+    lease = worker.claim_job(lease.job)
+    client.fine_tuning.jobs.pause(lease.job)
+    # Asked at once, while the trainer is still being loaded.
+    work_on(worker.client, lease, tmp_path / "work", lambda: True)
+    assert client.fine_tuning.jobs.retrieve(lease.job).status == "paused"
+    assert told(client, lease.job)[-1] == "Fine-tuning job paused"
+    with server.service.database.read() as connection:
+        job = find_job(connection, project, lease.job)
+    assert job
+    assert job.failures == 0
 
 
 def test_a_job_that_is_cancelled_before_its_files_came_is_left(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,9 @@ class Training:
             self._transfer.send_export(final, "model", step)
             return Finish(outcome="succeeded", exit_code=code, step=step)
         asked = self._keeper.wanted != "run" or stopping()
-        if asked and (code == ExitCode.PREEMPTED or self._keeper.wanted == "cancel"):
+        # A trainer that is still being loaded ends by the signal itself, and has nothing to save.
+        has_stopped = code in (ExitCode.PREEMPTED, 128 + signal.SIGTERM)
+        if asked and (has_stopped or self._keeper.wanted == "cancel"):
             return Finish(outcome="stopped", exit_code=code, step=step)
         return Finish(outcome="failed", exit_code=code, step=step, **self._fault(code))
 
