@@ -132,11 +132,23 @@ def taken(tmp_path: Path) -> Iterator[RunningServer]:
 
 def test_check_before_the_first_start_and_after(tmp_path: Path, tunewright: Run) -> None:
     home = tmp_path / "fresh"
-    arguments = ("serve", "--check", "--port", "0", "--home", home, "--model", "qwen=Qwen/Qwen3-0.6B")
+    arguments = (
+        "serve",
+        "--check",
+        "--port",
+        "0",
+        "--home",
+        home,
+        "--model",
+        "qwen=Qwen/Qwen3-0.6B",
+        "--model",
+        "typo=/no/such",
+    )
     done = tunewright(*arguments)
     assert done.returncode == 0, done.stderr
     assert "tunewright.db is made by the first start" in done.stdout
     assert "model: qwen (Qwen/Qwen3-0.6B from the hub" in done.stdout
+    assert "model: typo (folder /no/such, which is not here" in done.stdout
     assert done.stdout.endswith("the server can start\n")
     assert not (home / "tunewright.db").exists()
     with serve_here(ServeSettings(home=home)):

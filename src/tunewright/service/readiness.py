@@ -45,4 +45,9 @@ def _database(settings: ServeSettings) -> str:
 def _model(model: str) -> str:
     if model == BUILTIN_MODEL:
         return "in the package"
-    return f"folder {model}" if Path(model).is_dir() else f"{model} from the hub; fetched by the first job"
+    if Path(model).is_dir():
+        return f"folder {model}"
+    # `owner/name`; anything else can only be a path, which may be right on the machines of the workers.
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
+        return f"folder {model}, which is not here; a worker needs it at this path"
+    return f"{model} from the hub; fetched by the first job"
