@@ -26,7 +26,10 @@ NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def run_key(server: RunningServer, *arguments: str) -> subprocess.CompletedProcess[str]:
-    home = server.service.settings.home
+    return run_key_in(server.service.settings.home, *arguments)
+
+
+def run_key_in(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command_line(["key", *arguments, "--home", home]),
         env=child_environment(home.parent, {"USER": "operator", "LOGNAME": "operator"}),
@@ -108,6 +111,22 @@ def test_a_wrong_option_makes_no_key(arguments: tuple[str, ...], told: str, serv
     assert told in done.stderr
     with server.service.database.read() as connection:
         assert "wrong" not in {key.name for key in list_keys(connection)}
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("revoke", "key_1"), ("rotate", "key_1")])
+def test_a_mistyped_home_is_told_and_not_made(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = run_key_in(tmp_path / "mistyped", *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error[service.no-home]" in done.stderr
+    assert str(tmp_path / "mistyped") in done.stderr
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_key_made_before_the_first_start_says_where(tmp_path: Path) -> None:
+    done = run_key_in(tmp_path / "new", "create", "early")
+    assert done.returncode == 0
+    assert is_well_formed(done.stdout.strip())
+    assert f"no server was started in {tmp_path / 'new'} yet" in done.stderr
 
 
 def test_an_expired_key_is_refused(server: RunningServer) -> None:

@@ -45,6 +45,8 @@ def create(
     unknown = set(scope or ()) - SCOPES.keys()
     if unknown:
         raise typer.BadParameter(f"--scope {', '.join(sorted(unknown))} is none of {', '.join(SCOPES)}")
+    if not _has_started(home):
+        typer.echo(f"no server was started in {home} yet; this makes its home folder", err=True)
     with closing(_open(home, database)) as opened:
         service = opened.service
         with service.database.write() as connection:
@@ -67,6 +69,7 @@ def list_(home: HomeOption = HOME, database: DatabaseOption = None) -> None:
     from tunewright.service.db.database import clock
     from tunewright.service.db.keys import list_keys
 
+    _check_started(home)
     with closing(_open(home, database)) as opened, opened.service.database.read() as connection:
         keys, now = list_keys(connection), clock(connection)
     for key in keys:
@@ -80,6 +83,7 @@ def revoke(key_id: KeyIdArgument, home: HomeOption = HOME, database: DatabaseOpt
     check_installed()
     from tunewright.service.db.keys import revoke_key
 
+    _check_started(home)
     with closing(_open(home, database)) as opened:
         with opened.service.database.write() as connection:
             if not revoke_key(connection, key_id):
@@ -100,6 +104,7 @@ def rotate(
     check_installed()
     from tunewright.service.keys import rotate_key
 
+    _check_started(home)
     with closing(_open(home, database)) as opened:
         service = opened.service
         with service.database.write() as connection:
@@ -135,6 +140,25 @@ def _open(home: Path, database: str | None) -> _Opened:
     from tunewright.service.settings import ServeSettings
 
     return _Opened(open_service(ServeSettings(home=home.expanduser(), database=database)))
+
+
+def _has_started(home: Path) -> bool:
+    """Whether a folder is the home of a server: its pepper is what it has first."""
+    from tunewright.service.pepper import pepper_path
+
+    return pepper_path(home.expanduser()).exists()
+
+
+def _check_started(home: Path) -> None:
+    if not _has_started(home):
+        from tunewright.errors import ServiceError
+
+        raise ServiceError(
+            "no server was started with this home folder",
+            where=str(home),
+            hint="give --home, or TUNEWRIGHT_HOME, as the server has it",
+            code="service.no-home",
+        )
 
 
 def _state(key: KeyRecord, now: float) -> str:

@@ -20,7 +20,7 @@ def load_pepper(home: Path) -> bytes:
 
     Raises OSError and ServiceError (`service.pepper`).
     """
-    path = home / "pepper"
+    path = pepper_path(home)
     if not path.exists():
         _make(path)
     pepper = path.read_bytes()
@@ -36,6 +36,11 @@ def load_pepper(home: Path) -> bytes:
     if stat.S_IMODE(path.stat().st_mode) & (stat.S_IRGRP | stat.S_IROTH):
         log.warning("other users of this machine can read %s: chmod 600 it", path)
     return pepper
+
+
+def pepper_path(home: Path) -> Path:
+    """Where the pepper of a home folder lies; it is the first thing there."""
+    return home / "pepper"
 
 
 def _make(path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Subquery, and_, func, insert, or_, select, true, update
 
 from tunewright.service.db.database import clock, hold_name, steady_clock
 from tunewright.service.db.rows import to_job
@@ -40,25 +40,21 @@ def claim_job(
         # Two claims at once would both see room for one more.
         hold_name(connection, _CLAIM)
     now = steady_clock(connection)
-    # Counted once, not for each waiting job: with a thousand of them that would take a second.
-    others = jobs.alias("others")
-    held = (
-        select(others.c.project, func.count().label("jobs"))
-        .where(others.c.lease_worker.is_not(None))
-        .group_by(others.c.project)
-        .subquery("held")
-    )
+    held = _held_jobs()
+    waits = [
+        jobs.c.status.in_([str(status) for status in CLAIMABLE]),
+        jobs.c.lease_worker.is_(None),
+        jobs.c.not_before <= now,
+        _can_do(machine),
+    ]
+    if most_per_project:
+        waits.append(func.coalesce(held.c.jobs, 0) < most_per_project)
+    if bases is not None:
+        waits.append(jobs.c.request["base"].as_string().in_(sorted(bases)))
     chosen = (
         select(jobs.c.id)
         .outerjoin_from(jobs, held, held.c.project == jobs.c.project)
-        .where(
-            jobs.c.status.in_([str(status) for status in CLAIMABLE]),
-            jobs.c.lease_worker.is_(None),
-            jobs.c.not_before <= now,
-            _can_do(machine),
-            *([func.coalesce(held.c.jobs, 0) < most_per_project] if most_per_project else []),
-            *([] if bases is None else [jobs.c.request["base"].as_string().in_(sorted(bases))]),
-        )
+        .where(*waits)
         .order_by(jobs.c.priority.desc(), func.coalesce(held.c.jobs, 0), jobs.c.created_at, jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=jobs)
@@ -85,6 +81,18 @@ def claim_job(
         )
     )
     return job
+
+
+def _held_jobs() -> Subquery:
+    """How many jobs of each project are held. Counted once, not for each waiting job: with a thousand of them
+    that would take a second."""
+    others = jobs.alias("others")
+    return (
+        select(others.c.project, func.count().label("jobs"))
+        .where(others.c.lease_worker.is_not(None))
+        .group_by(others.c.project)
+        .subquery("held")
+    )
 
 
 def _can_do(machine: Machine) -> ColumnElement[bool]:

@@ -27,19 +27,21 @@ def compile_elementwise(device: torch.device) -> Elementwise:
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    # Takes a second to import, which a run without compiled layers does not need.
+    from torch._dynamo.decorators import maybe_mark_dynamic
+
     # Not dynamic=True: widths and strides that code knows let a GPU load 16 bytes at a time.
     compiled = torch.compile(function, dynamic=False)
 
+    def any_rows(x: torch.Tensor) -> torch.Tensor:
+        """The values of x with as many rows as may come."""
+        # Whether a value needs a gradient would be a reason to compile once more.
+        x = x.detach()
+        if x.ndim > 1:
+            maybe_mark_dynamic(x, 0)
+        return x
+
     def call(*values: Any) -> Any:
-        return compiled(*(_any_rows(v) if isinstance(v, torch.Tensor) else v for v in values))
+        return compiled(*(any_rows(v) if isinstance(v, torch.Tensor) else v for v in values))
 
     return call
-
-
-def _any_rows(x: torch.Tensor) -> torch.Tensor:
-    """The values of x with as many rows as may come."""
-    # Whether a value needs a gradient would be a reason to compile once more.
-    x = x.detach()
-    if x.ndim > 1:
-        torch._dynamo.maybe_mark_dynamic(x, 0)  # pyright: ignore[reportPrivateImportUsage]
-    return x
