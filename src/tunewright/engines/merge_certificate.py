@@ -32,3 +32,9 @@ def state_difference(
         "largest_difference": measured,
         "bound": bound,
     }
+
+
+def state_nothing_compared(reason: str) -> Mapping[str, object]:
+    """The certificate of a merged model that was written whole, but could not be loaded again beside what is
+    in memory."""
+    return {"kind": "merged", "compared": "nothing", "reason": reason}

@@ -42,6 +42,9 @@ class Exports:
             self._copy_tokenizer(folder)
             write_json(folder / "certificate.json", {"step": step, **certificate})
         kind = "adapter" if (final / "adapter_config.json").exists() else "model"
+        if certificate.get("compared") == "nothing":
+            message = f"{final} was written, not loaded again and compared: {certificate['reason']}"
+            self.emit("warning", step, message=message)
         self.emit("export", step, path=str(final), kind=kind, seconds=perf_counter() - started)
         return final
 

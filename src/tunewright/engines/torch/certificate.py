@@ -7,6 +7,7 @@ bf16 and an fp32 forward, so a difference below it is within what number formats
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,18 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from tunewright.engines.merge_certificate import state_difference
+from tunewright.engines.merge_certificate import state_difference, state_nothing_compared
 from tunewright.engines.protocol import EngineSpec
+from tunewright.engines.torch.device import free_bytes, raise_out_of_memory
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.load import load_model
 from tunewright.engines.torch.precision import DTYPES, compute_in
 from tunewright.engines.torch.varlen import takes_documents
+from tunewright.errors import EngineOutOfMemory
+from tunewright.host_memory import free_memory_bytes
+
+# A row of 256 tokens through one layer at a time, and its logits three times in fp32.
+_WORK_BYTES = 2**30
 
 
 @torch.no_grad()
@@ -42,9 +49,40 @@ def certify_merge(
     folder: Path, reference: torch.Tensor, rows: Sequence[NDArray[np.int64]], spec: EngineSpec,
     device: torch.device,
 ) -> Mapping[str, object]:  # fmt: skip
-    """Load the written model and compare with `reference`. Raises EngineError beyond the bound."""
+    """Load the written model where it fits and compare with `reference`. Raises EngineError beyond the bound.
+
+    Where nothing has room for it the certificate says that nothing was compared: the model is written by
+    then, and hours of training are in it.
+    """
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    for place in places_with_room(device, stored, DTYPES[spec.dtype].itemsize):
+        with suppress(EngineOutOfMemory, MemoryError), raise_out_of_memory(place):
+            return _compare(folder, reference, rows, spec, place)
+    return state_nothing_compared(f"no memory for its {stored / 2**30:.1f} GiB, and for them in fp32")
+
+
+def places_with_room(device: torch.device, stored: int, itemsize: int) -> list[torch.device]:
+    """Where a model of `stored` bytes, `itemsize` a number, can be computed with in fp32 beside the trained
+    one. `device` first: it rounds as training did."""
+    if device.type != "cuda":
+        return [device]
+    fp32 = 4 * stored // itemsize
+    host, places = free_memory_bytes(), list[torch.device]()
+    # torch may keep what the conversion to fp32 frees: no array of twice the size fits into it.
+    if free_bytes(device) >= stored + fp32 + _WORK_BYTES:
+        places.append(device)
+    if host == 0 or host >= max(stored, fp32) + _WORK_BYTES:
+        places.append(torch.device("cpu"))
+    return places
+
+
+def _compare(
+    folder: Path, reference: torch.Tensor, rows: Sequence[NDArray[np.int64]], spec: EngineSpec,
+    device: torch.device,
+) -> Mapping[str, object]:  # fmt: skip
     merged = load_model(folder, dtype=DTYPES[spec.dtype], device=device)
     measured = float((log_probs(merged, rows, spec.precision) - reference).abs().max())
+    # Both convert in place, one tensor after the other.
     fine = log_probs(merged.float(), rows, "fp32")
     coarse = log_probs(merged.bfloat16(), rows, "fp32")
     bound = 2 * float((fine - coarse).abs().max())

@@ -50,6 +50,12 @@ def memory_used_bytes(device: torch.device) -> int:
     return resident_bytes()
 
 
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a CUDA device has left, once torch has given back what it kept of freed memory."""
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
+
+
 def send(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
     """A copy on the device. To CUDA from pinned memory: from other memory the host would wait until the
     device has done all that it was given before."""
