@@ -1,5 +1,7 @@
 """Document attention against a dense mask, and the start-up check that must catch what it gets wrong."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from torch import nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from families import make_family
-from tunewright.engines.torch import attention, attention_call, attention_check
+from tunewright.engines.torch import attention, attention_call, attention_check, varlen
 from tunewright.engines.torch.attention import ATTENTION_NAME, document_attention
 from tunewright.engines.torch.attention_call import Rule, UnsupportedAttentionError
 from tunewright.engines.torch.attention_check import check_attention, choose_attention
@@ -176,3 +178,49 @@ def test_check_reports_what_the_model_asks_for(mistral, monkeypatch):
 
     monkeypatch.setattr(attention_call, "_check_supported", refuse)
     assert check_attention(mistral, "fp32") == "the model asks for sinks"
+
+
+class _NoBackward(torch.autograd.Function):
+    """A flash kernel on a CPU whose backward pass this device does not have."""
+
+    @staticmethod
+    def forward(ctx, x_SHD):
+        return x_SHD.clone()
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise RuntimeError("no backward kernel\nfor this device")
+
+
+@pytest.mark.parametrize(
+    ("last", "fault"),
+    [
+        (lambda x: x, None),
+        (_NoBackward.apply, "no backward kernel"),
+        (lambda x: x + 0 * (x - x.detach()).abs().sqrt(), "its gradients are not finite"),
+    ],
+)
+def test_a_flash_kernel_is_tried_backward_too(last, fault, mistral, monkeypatch):
+    def kernel(query, key, value, sequences, scale, window):
+        outputs = []
+        for start, stop in pairwise(sequences.starts.tolist()):
+            q, k, v = (x[start:stop].transpose(0, 1)[None] for x in (query, key, value))
+            outputs.append(attention._attend(q, k, v, Rule(scale, window))[0].transpose(0, 1))
+        return last(torch.cat(outputs))
+
+    monkeypatch.setattr(varlen, "attend_varlen", kernel)
+    assert check_attention(mistral, "fp32", VARLEN_NAME) == fault
+    # As where FlashAttention 3 is not there: only the name of the kernel is tried.
+    monkeypatch.setattr(attention_check, "has_varlen", lambda *args: True)
+    monkeypatch.setattr(attention_check, "activate_fa3", lambda device: False)
+    assert choose_attention(mistral, "auto", "fp32") == ("varlen" if fault is None else "sdpa")
+
+
+def test_where_fa3_goes_forward_only_the_kernel_of_torch_is_taken(mistral, monkeypatch):
+    active = ["FA3"]
+    monkeypatch.setattr(attention_check, "has_varlen", lambda *args: True)
+    monkeypatch.setattr(attention_check, "activate_fa3", lambda device: True)
+    monkeypatch.setattr(attention_check, "restore_fa2", active.clear)
+    found = lambda *args: "no backward kernel" if active else None  # noqa: E731
+    monkeypatch.setattr(attention_check, "check_attention", found)
+    assert choose_attention(mistral, "auto", "bf16") == "varlen"

@@ -347,6 +347,30 @@ def test_a_kernel_that_fails_is_no_kernel(folder: Callable[[str], Path]) -> None
     assert not isinstance(model.base_model.layers[0], FastLayer)
 
 
+def test_a_backward_pass_that_fails_leaves_no_gradients(
+    folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def broken(*args: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise RuntimeError("no kernel image is available")
+        return EAGER.norm_backward_add(*args)
+
+    spec = build_spec(folder("llama"))
+    model: Any = build_engine(spec)._model
+    reason = choose._prove(model, spec, replace(EAGER, norm_backward_add=broken), by_rows=True)
+    assert reason == "failed here: no kernel image is available"
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+    monkeypatch.setattr(choose, "batch_loss", lambda *args, **kwargs: broken())
+    reason = choose._prove(model, spec, EAGER, by_rows=True)
+    assert reason == "the plain layers failed here: no kernel image is available"
+    assert not isinstance(model.base_model.layers[0], FastLayer)
+
+
 def test_replacing_layers_needs_a_known_family(folder: Callable[[str], Path]) -> None:
     spec = build_spec(folder("phi3"))
     model: Any = build_engine(spec)._model

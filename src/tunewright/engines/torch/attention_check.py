@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,8 @@ def check_attention(model: PreTrainedModel, precision: str, name: str = ATTENTIO
     """What is wrong with the document attention `name` on this model; None when nothing is.
 
     Packed logits must equal the model's own eager forward of each document alone, and other tokens in one
-    document must move nothing in another. Leaves the model as it was.
+    document must move nothing in another. A flash kernel must go backward too: its code for that is another,
+    which would else fail in the first step. Leaves the model as it was.
     """
     tokens_BT = _sample_tokens(model)
     changed_BT = tokens_BT.clone()
@@ -88,6 +90,8 @@ def check_attention(model: PreTrainedModel, precision: str, name: str = ATTENTIO
             set_attention(model, name)
             try:
                 packed, moved = _packed_logits(model, tokens_BT), _packed_logits(model, changed_BT)
+                if name == VARLEN_NAME and not _has_gradients(model, tokens_BT):
+                    return "its gradients are not finite"
             except UnsupportedAttentionError as error:
                 return str(error)
             except RuntimeError as error:
@@ -130,13 +134,26 @@ def _document_logits(model: PreTrainedModel, tokens_BT: torch.Tensor) -> list[to
 
 
 def _packed_logits(model: PreTrainedModel, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
+    logits_BTV = model(input_ids=tokens_BT, use_cache=False, **_layout(tokens_BT)).logits
+    return [logits_BTV[row, start : start + length].float() for row, start, length in _places()]
+
+
+def _has_gradients(model: PreTrainedModel, tokens_BT: torch.Tensor) -> bool:
+    """Whether a backward pass through all layers gives numbers, at what the embedding puts in. Weights are
+    frozen here, and none gets a gradient."""
+    embedded_BTD = model.get_input_embeddings()(tokens_BT).detach()
+    with torch.enable_grad():
+        embedded_BTD.requires_grad_()
+        logits_BTV = model(inputs_embeds=embedded_BTD, use_cache=False, **_layout(tokens_BT)).logits
+        (gradient_BTD,) = torch.autograd.grad(logits_BTV.float().square().mean(), embedded_BTD)
+    return bool(gradient_BTD.isfinite().all())
+
+
+def _layout(tokens_BT: torch.Tensor) -> dict[str, Any]:
     positions_BT = torch.zeros_like(tokens_BT)
     for row, start, length in _places():
         positions_BT[row, start : start + length] = torch.arange(length)
-    logits_BTV = model(
-        input_ids=tokens_BT, position_ids=positions_BT, use_cache=False, documents=Documents(_LENGTHS)
-    ).logits
-    return [logits_BTV[row, start : start + length].float() for row, start, length in _places()]
+    return {"position_ids": positions_BT, "documents": Documents(_LENGTHS)}
 
 
 def _places() -> Iterator[tuple[int, int, int]]:

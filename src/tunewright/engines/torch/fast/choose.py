@@ -89,33 +89,41 @@ def _prove(model: PreTrainedModel, spec: EngineSpec, ops: Elementwise, *, by_row
     # Dropout draws one mask here and another there; the tests know it from its formula.
     model.eval()
     with _moved_adapters(model):
-        plain = _measure(model, spec, batch, by_rows=by_rows)
+        try:
+            plain = _measure(model, spec, batch, by_rows=by_rows)
+        except RuntimeError as error:
+            return f"the plain layers failed here: {_first_line(error)}"
         before = replace_layers(model, ops)
         try:
             fast = _measure(model, spec, batch, by_rows=by_rows)
         except RuntimeError as error:
             restore_layers(model, before)
-            return f"failed here: {str(error).splitlines()[0][:100]}"
+            return f"failed here: {_first_line(error)}"
     reason = _compare(plain, fast, spec.precision)
     if reason is not None:
         restore_layers(model, before)
     return reason
 
 
+def _first_line(error: RuntimeError) -> str:
+    return str(error).partition("\n")[0][:100]
+
+
 Measured = tuple[float, dict[str, torch.Tensor]]
 
 
 def _measure(model: PreTrainedModel, spec: EngineSpec, batch: Batch, *, by_rows: bool) -> Measured:
-    """Loss, and gradient by name of what trains."""
-    with compute_in(spec.precision, model.device):
-        sums = batch_loss(model, to_device(batch, model.device), by_rows=by_rows)
-    sums.loss.backward()
-    gradients: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            gradients[name] = parameter.grad
+    """Loss, and gradient by name of what trains. Leaves none at the parameters, not those of half a backward
+    pass either: the first step would add to them."""
+    try:
+        with compute_in(spec.precision, model.device):
+            sums = batch_loss(model, to_device(batch, model.device), by_rows=by_rows)
+        sums.loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return sums.loss.item(), gradients
+    finally:
+        for parameter in model.parameters():
             parameter.grad = None
-    return sums.loss.item(), gradients
 
 
 def _compare(plain: Measured, fast: Measured, precision: str) -> str | None:
