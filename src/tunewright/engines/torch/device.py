@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tunewright.engines.protocol import DeviceFacts
+from tunewright.engines.torch.segments import use_growing_segments
 from tunewright.errors import EngineError, EngineOutOfMemory
 from tunewright.host_cpu import cpu_dtypes, cpu_name
 from tunewright.host_memory import host_memory_bytes, resident_bytes
@@ -27,6 +28,8 @@ def detect_device(device: str) -> DeviceFacts:
 
     Raises EngineError when the device is not there.
     """
+    # Whoever uses CUDA asks for the device here first.
+    use_growing_segments()
     if device == "auto":
         device = (
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
