@@ -78,11 +78,11 @@ class Stopwatch:
     def begin(self, work: Work) -> bool:
         """A step starts and the one before it ends. False: the parent wants no more steps."""
         count = len(self._work)
-        if count == self._warm_up:
-            # What is still to be done of the first steps would count as time of the others.
-            _wait_for_device()
-        self.end()
         due = count >= self._warm_up and (count - self._warm_up) % self._turn == 0 if self._turn else False
+        if due or count == self._warm_up:
+            # What is still to be done of the steps so far would count as time of the next ones.
+            _wait_for_device()
+        self._end_step()
         if due or (self._turn and count == 0):
             self._tell_turn()
             if not sys.stdin.readline():
@@ -92,7 +92,11 @@ class Stopwatch:
         return True
 
     def end(self) -> None:
-        """The step that runs is over."""
+        """The last step is over once the device has done it."""
+        _wait_for_device()
+        self._end_step()
+
+    def _end_step(self) -> None:
         if len(self._times) < len(self._work):
             wall, cpu = _now()
             self._times.append((wall - self._mark[0], cpu - self._mark[1]))

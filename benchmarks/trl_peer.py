@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -44,27 +46,44 @@ def main() -> None:
     stopwatch.end()
     versions = {m.__name__: m.__version__ for m in (torch, transformers, trl, peft)}
     details = {"attention": options.attention, "liger": options.liger, "versions": versions}
-    stopwatch.report(options.name, trainer.losses, memory.read(weights), details)
+    losses = [float(loss) for loss in trainer.losses]
+    stopwatch.report(options.name, losses, memory.read(weights), details)
 
 
 class NoMoreSteps(Exception):
     """The parent of this process has seen enough."""
 
 
+class Counted:
+    """A collator that counts each batch while it is on the host. The trainer fetches batches ahead, so the
+    counts wait in order for their steps."""
+
+    def __init__(self, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
+        self._collate = collate
+        self.work: deque[Work] = deque()
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        batch = self._collate(examples)
+        self.work.append(_work(batch))
+        return batch
+
+
 class Timed(trl.SFTTrainer):
-    """SFTTrainer that keeps the loss and the real tokens of each step."""
+    """SFTTrainer that keeps the loss and the real tokens of each step. It reads nothing from the device
+    meanwhile: the host would wait for each step, as it does not where nobody measures."""
 
     def __init__(self, *, stopwatch: Stopwatch, **kwargs: Any) -> None:
-        self.losses: list[float] = []
+        self.losses: list[torch.Tensor] = []
         self.stopwatch = stopwatch
         super().__init__(**kwargs)
+        self.data_collator = self.counted = Counted(self.data_collator)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """The optimizer's update falls into the time of its step, which ends when the next one begins."""
-        if not self.stopwatch.begin(_work(inputs)):
+        if not self.stopwatch.begin(self.counted.work.popleft()):
             raise NoMoreSteps
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self.losses.append(float(loss))
+        self.losses.append(loss.detach())
         return loss
 
 
