@@ -186,11 +186,13 @@ def _autocast_bytes(facts: Facts) -> float:
 
 
 def _read_back_bytes(facts: Facts) -> float:
-    """nf4 weights in the compute type: one layer at a time, gate and up side by side on the fast path. MLX
-    computes with packed weights."""
+    """nf4 weights in the compute type. The fast path holds gate and up side by side, and the one that is read
+    back before it is copied there; else one layer at a time, with room for as much again. MLX computes with
+    packed weights."""
     if facts.quantization != "nf4":
         return 0.0
-    return 2 * max(math.prod(shape) for shape in facts.arch.linear_shapes) * BYTES[facts.precision]
+    matrices = 3 if facts.fast_document else 2
+    return matrices * max(math.prod(shape) for shape in facts.arch.linear_shapes) * BYTES[facts.precision]
 
 
 def _runtime_bytes(facts: Facts, widths: int) -> int:

@@ -53,10 +53,12 @@ def test_the_need_is_the_sum_of_its_parts_and_grows_with_tokens():
     assert need_memory(replace(LORA, quantization="nf4"), 1024, 0).peak < needs[0].peak
 
 
-def test_an_nf4_base_is_read_back_two_matrices_at_a_time():
-    packed = replace(LORA, quantization="nf4")
-    more = need_memory(packed, 2048, 0).parts["workspace"] - need_memory(LORA, 2048, 0).parts["workspace"]
-    assert more == 2 * ARCH.hidden_size * ARCH.intermediate_size * 2
+@pytest.mark.parametrize(("document", "matrices"), [(0, 2), (2048, 3)])
+def test_an_nf4_base_is_read_back_a_few_matrices_at_a_time(document, matrices):
+    plain = replace(LORA, fast_document=document)
+    packed = replace(plain, quantization="nf4")
+    more = need_memory(packed, 2048, 0).parts["workspace"] - need_memory(plain, 2048, 0).parts["workspace"]
+    assert more == matrices * ARCH.hidden_size * ARCH.intermediate_size * 2
     on_mac = replace(LORA, kind="mps")
     parts = [need_memory(replace(on_mac, quantization=kind), 2048, 0).parts for kind in ("none", "4bit")]
     assert parts[0]["workspace"] == parts[1]["workspace"]
