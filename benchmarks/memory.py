@@ -116,6 +116,9 @@ CASES = {
     "LoRA in bf16, 2,048 tokens": Case(2048, precision="bf16"),
     "LoRA in bf16, fast layers, 2,048 tokens": Case(2048, precision="bf16", kernels="fast"),
     "LoRA in bf16, fast layers, 8,192 tokens": Case(8192, precision="bf16", kernels="fast"),
+    "LoRA in bf16, fast and checkpointed, 2,048 tokens": Case(
+        2048, precision="bf16", checkpointed=1.0, kernels="fast"
+    ),
     "LoRA, half the layers checkpointed, 8,192 tokens": Case(8192, checkpointed=0.5),
     "QLoRA, 256 tokens": Case(256, quantization="nf4"),
     "QLoRA, 2,048 tokens": Case(2048, quantization="nf4"),

@@ -28,6 +28,8 @@ _RUNTIME_BYTES = {"cpu": 45 * 2**20, "cuda": 700 * 2**20, "mps": 300 * 2**20}
 _RUNTIME_16_BIT = 20 * 2**20
 _WIDTH_16_BIT = 15 * 2**20
 _WIDTHS_16_BIT = 550 * 2**20
+# Fast layers are proved on a small batch, plain and fast: shapes of its own, both ways.
+_PROOF_16_BIT = 50 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,9 @@ def _read_back_bytes(facts: Facts) -> float:
 def _runtime_bytes(facts: Facts, widths: int) -> int:
     if facts.kind != "cpu" or facts.precision == "fp32":
         return _RUNTIME_BYTES[facts.kind]
-    return _RUNTIME_BYTES[facts.kind] + _RUNTIME_16_BIT + min(widths * _WIDTH_16_BIT, _WIDTHS_16_BIT)
+    proof = _PROOF_16_BIT if facts.fast_document else 0
+    code = min(proof + widths * _WIDTH_16_BIT, _WIDTHS_16_BIT)
+    return _RUNTIME_BYTES[facts.kind] + _RUNTIME_16_BIT + code
 
 
 def _whole(size: float) -> int:

@@ -195,6 +195,20 @@ def test_16_bit_code_on_a_cpu_grows_with_widths_up_to_a_full_cache():
         assert need_memory(other, 2048, 0, widths=1) == need_memory(other, 2048, 0, widths=100)
 
 
+def test_the_proof_of_fast_layers_on_a_cpu_leaves_code_of_its_shapes():
+    plain = replace(LORA, kind="cpu")
+    fast = replace(plain, fast_document=512)
+
+    def more(widths: int, **changes: str) -> int:
+        """Bytes that fast layers need beside what grows with tokens."""
+        needs = [need_memory(replace(one, **changes), 0, 0, widths=widths).peak for one in (plain, fast)]
+        return needs[1] - needs[0]
+
+    assert more(1) == 50 * 2**20
+    assert more(1000) == 0, "it lies in the same cache"
+    assert more(1, precision="fp32", dtype="fp32") == more(1, kind="cuda") == 0
+
+
 def test_moments_in_8_bits_and_paged_ones():
     plain, small, paged = (
         need_memory(replace(LORA, optimizer=name), 2048, 28)
