@@ -118,8 +118,23 @@ def _time_lines(estimate: Estimate) -> Iterator[str]:
     if estimate.steps is None:
         yield "duration: not known without data or train.max_steps"
     elif estimate.seconds:
-        duration = _duration(estimate.seconds)
-        yield f"duration: about {duration} for {estimate.steps:,} steps, evaluation not counted"
+        yield (
+            f"duration: about {_duration(estimate.seconds)} for {_counted(estimate.steps, 'step')}"
+            f"{_evaluations(estimate)}"
+        )
+
+
+def _evaluations(estimate: Estimate) -> str:
+    held_out = estimate.data.held_out_tokens if estimate.data else None
+    if held_out is None:
+        return ", evaluations come on top"
+    if not held_out or estimate.evaluations is None:
+        return ""
+    return f" and {_counted(estimate.evaluations, 'evaluation')} of {held_out:,.0f} tokens"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:
@@ -162,5 +177,8 @@ def to_json(estimate: Estimate) -> dict[str, JsonValue]:
         "rows_sampled": data.sampled if data else None,
         "tokenised": data.tokenised if data else None,
         "steps": estimate.steps,
+        "held_out_tokens": data.held_out_tokens if data else None,
+        "evaluations": estimate.evaluations,
+        "evaluation_seconds": estimate.evaluation_seconds,
         "seconds": estimate.seconds,
     }

@@ -96,8 +96,18 @@ def flops_per_token(
     checkpointed: layers that run forward once more.
     """
     linear, head = linear_parameters(arch), arch.vocab_size * arch.hidden_size * label_share
-    width = arch.heads * arch.head_size
-    attention = sum(2 * width * min(document_length, window or document_length) for window in arch.windows)
+    attention = _attention_flops(arch, document_length)
     own = 2.0 if trained.full else 0.0
     recomputed = (2 * (linear + trained.lora) + attention) * checkpointed / arch.layers
     return (4 + own) * linear + (6 + own) * head + 6 * trained.lora + 3 * attention + recomputed
+
+
+def forward_flops_per_token(arch: Arch, trained: Trained, *, document_length: int) -> float:
+    """Floating-point operations one token costs in evaluation: forward alone, the head on every row."""
+    matrices = linear_parameters(arch) + arch.vocab_size * arch.hidden_size + trained.lora
+    return 2 * matrices + _attention_flops(arch, document_length)
+
+
+def _attention_flops(arch: Arch, document_length: int) -> float:
+    width = arch.heads * arch.head_size
+    return sum(2 * width * min(document_length, window or document_length) for window in arch.windows)

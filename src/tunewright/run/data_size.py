@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from tunewright.config.schema import DataConfig, SourceConfig
+from tunewright.data.prepare_memory import held_out_source
 from tunewright.data.prepare_row import prepare_row
 from tunewright.data.rows import open_rows
 from tunewright.data.sources import find_named_files
@@ -23,13 +24,15 @@ _HEAD_BYTES = 2**20
 @dataclass(frozen=True, slots=True)
 class DataSize:
     """rows: of one epoch, source weights counted. tokens_per_row: mean. sampled: rows looked at. tokenised:
-    the model's tokenizer counted; else four bytes were taken for a token. exact: every row was looked at."""
+    the model's tokenizer counted; else four bytes were taken for a token. exact: every row was looked at.
+    held_out_tokens: of all held-out rows, None for not known."""
 
     rows: int
     tokens_per_row: float
     sampled: int
     tokenised: bool
     exact: bool = False
+    held_out_tokens: float | None = None
 
 
 def estimate_data(data: DataConfig, base_dir: Path, tokenizer: ChatTokenizer | None) -> DataSize | None:
@@ -47,9 +50,35 @@ def estimate_data(data: DataConfig, base_dir: Path, tokenizer: ChatTokenizer | N
         rows += count
         tokens += count * sum(lengths) / max(1, len(lengths))
         sampled += len(lengths)
+    held_out = _held_out_tokens(data, base_dir, tokenizer, tokens)
     if isinstance(data.eval, float):
         rows, tokens = rows * (1 - data.eval), tokens * (1 - data.eval)
-    return DataSize(max(1, round(rows)), tokens / max(1.0, rows), sampled, tokenizer is not None)
+    return DataSize(
+        max(1, round(rows)),
+        tokens / max(1.0, rows),
+        sampled,
+        tokenizer is not None,
+        held_out_tokens=held_out,
+    )
+
+
+def _held_out_tokens(
+    data: DataConfig, base_dir: Path, tokenizer: ChatTokenizer | None, tokens: float
+) -> float | None:
+    """tokens: of all training files. None where the held-out file is not there, bad, or can be read only
+    once."""
+    source = held_out_source(data)
+    if source is None:
+        return tokens * data.eval if isinstance(data.eval, float) else None
+    path = base_dir / Path(source.path).expanduser()
+    if not (path.is_file() or path.is_dir()):
+        return None
+    try:
+        lengths, mean_bytes = _sample(source, data, base_dir, tokenizer)
+    except DataError:
+        # `data check` names it; the training data can be planned all the same.
+        return None
+    return _count_rows(source, base_dir, mean_bytes) * sum(lengths) / max(1, len(lengths))
 
 
 def _sample(

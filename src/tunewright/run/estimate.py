@@ -10,7 +10,7 @@ from tunewright.config.schema import RunConfig
 from tunewright.data.templates import load_tokenizer
 from tunewright.errors import ModelError
 from tunewright.models.arch import Arch, load_arch
-from tunewright.models.footprint import flops_per_token
+from tunewright.models.footprint import flops_per_token, forward_flops_per_token
 from tunewright.models.known import known_arch, known_models
 from tunewright.models.resolve import find_on_disk
 from tunewright.run.data_size import DataSize, estimate_data
@@ -23,6 +23,7 @@ from tunewright.run.plan import resolve_dtypes
 from tunewright.run.remedies import check_fits, list_remedies
 from tunewright.run.row_lengths import with_lengths
 from tunewright.run.split import Split, memory_facts, resolve_split
+from tunewright.train.cadence import build_cadence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Estimate:
     """A run on a device. from_table: sizes are those of the built-in table, the model is not on disk.
 
     tokens_per_second: None where the speed of the device is not known. data and steps: None
-    without data files (steps may come from `train.max_steps` alone).
+    without data files (steps may come from `train.max_steps` alone). evaluations: None without steps.
     """
 
     model: str
@@ -43,6 +44,8 @@ class Estimate:
     data: DataSize | None
     steps: int | None
     step_tokens: float
+    evaluations: int | None
+    evaluation_flops: float
 
     @property
     def need(self) -> MemoryNeed:
@@ -65,8 +68,19 @@ class Estimate:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of all steps, without evaluation and saving; None where steps or speed are not known."""
-        return self.steps * self.step_seconds if self.steps and self.step_seconds else None
+        """Seconds of all steps and of the evaluations whose rows are known, without saving; None where steps
+        or speed are not known."""
+        if not (self.steps and self.step_seconds):
+            return None
+        return self.steps * self.step_seconds + (self.evaluations or 0) * (self.evaluation_seconds or 0.0)
+
+    @property
+    def evaluation_seconds(self) -> float | None:
+        """Seconds of one evaluation; None where held-out rows or speed are not known."""
+        if self.tokens_per_second is None or self.data is None or self.data.held_out_tokens is None:
+            return None
+        share = self.evaluation_flops / self.flops_per_token
+        return self.data.held_out_tokens * share / self.tokens_per_second
 
 
 def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Estimate:
@@ -98,6 +112,7 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
     )
     rate = device.flops.get(facts.precision)
     step_tokens = float(config.train.tokens_per_batch or config.train.batch_size * document)
+    steps = steps or _count_steps(config, data, step_tokens)
     return Estimate(
         model=config.model.name,
         from_table=folder is None,
@@ -107,8 +122,13 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
         flops_per_token=flops,
         tokens_per_second=rate * device.efficiency / flops if rate else None,
         data=data,
-        steps=steps or _count_steps(config, data, step_tokens),
+        steps=steps,
         step_tokens=step_tokens,
+        evaluations=steps
+        and build_cadence(config.checkpoint, config.evaluate, total_steps=steps).count_evaluations(),
+        evaluation_flops=forward_flops_per_token(
+            arch, facts.trained, document_length=max(1, round(document))
+        ),
     )
 
 

@@ -53,5 +53,12 @@ def count_data(config: RunConfig, data: PreparedData) -> tuple[DataSize, int]:
         tokens += weight * float(lengths_N.sum())
         rows += len(lengths_N)
     epoch = stream.rows_per_epoch
-    size = DataSize(epoch, tokens / max(1, epoch), sampled=rows, tokenised=True, exact=True)
+    size = DataSize(
+        epoch,
+        tokens / max(1, epoch),
+        sampled=rows,
+        tokenised=True,
+        exact=True,
+        held_out_tokens=sum(len(example) for example in data.eval_examples),
+    )
     return size, resolve_total_steps(config, stream)

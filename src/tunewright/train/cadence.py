@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,10 @@ class Cadence:
     def evaluates(self, step: int) -> bool:
         """Before the first step, every N steps, at the end."""
         return step % self.evaluate_every_steps == 0 or step == self.total_steps
+
+    def count_evaluations(self) -> int:
+        """Evaluations of the whole run."""
+        return 1 + math.ceil(self.total_steps / self.evaluate_every_steps)
 
     def saves(self, step: int) -> bool:
         """Every N steps and at the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,49 @@ def test_memory_split_speed_and_data_are_told(folder, capsys):
     assert "data: 1,000 rows of " in out
     assert "an estimate: " in out
     assert "duration: about " in out
+
+
+def test_evaluations_count_in_the_duration(folder, capsys):
+    # Rows that are the same are held out together or not at all.
+    rows = [
+        {**ROW, "messages": [{"role": "user", "content": str(n)}, ROW["messages"][1]]} for n in range(1000)
+    ]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def say(*settings, options=()):
+        changes = [part for setting in ("train.max_steps=10", *settings) for part in ("--set", setting)]
+        assert run(["plan", "run.yaml", "--device", "cpu", *options, *changes]) == 0
+        return capsys.readouterr().out
+
+    def plan(*settings):
+        return json.loads(say(*settings, options=["--json"]))
+
+    assert re.search(r" for 10 steps and 5 evaluations of [\d,]+ tokens\n", say("evaluate.every_steps=3"))
+
+    none, few, many = (
+        plan(*settings)
+        for settings in (["data.eval=0"], ["data.eval=0.5"], ["data.eval=0.5", "evaluate.every_steps=3"])
+    )
+    assert (few["evaluations"], many["evaluations"]) == (2, 5)
+    assert none["seconds"] == pytest.approx(10 * none["step_seconds"])
+    assert few["held_out_tokens"] == pytest.approx(500 * few["tokens_per_row"], rel=0.02)
+    for one in (few, many):
+        evaluated = one["evaluations"] * one["evaluation_seconds"]
+        assert one["seconds"] == pytest.approx(10 * one["step_seconds"] + evaluated)
+    # A forward pass alone, of a token.
+    cost = few["evaluation_seconds"] / few["held_out_tokens"] * few["tokens_per_second"]
+    assert 0.3 < cost < 0.5
+
+
+def test_a_held_out_file_is_looked_at_for_the_duration(folder, capsys):
+    (folder / "held.jsonl").write_text(f"{json.dumps(ROW)}\n" * 100)
+    (folder / "rows.jsonl").write_text(f"{json.dumps(ROW)}\n" * 12_000)
+    assert run(["plan", "run.yaml", "--json", "--device", "cpu", "--set", "data.eval=held.jsonl"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["rows_known"] is False
+    assert plan["held_out_tokens"] == pytest.approx(100 * plan["tokens_per_row"], rel=0.02)
+    assert run(["plan", "run.yaml", "--device", "cpu", "--set", "data.eval=gone.jsonl"]) == 0
+    assert " steps, evaluations come on top\n" in capsys.readouterr().out
 
 
 def test_rows_and_steps_are_those_of_a_small_file(folder, capsys):

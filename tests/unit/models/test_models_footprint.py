@@ -6,7 +6,13 @@ import pytest
 
 from tunewright.config.schema import AdapterConfig
 from tunewright.errors import ConfigError
-from tunewright.models.footprint import base_bytes, count_trained, flops_per_token, linear_parameters
+from tunewright.models.footprint import (
+    base_bytes,
+    count_trained,
+    flops_per_token,
+    forward_flops_per_token,
+    linear_parameters,
+)
 from tunewright.models.known import implied_shapes, known_arch, known_models
 
 
@@ -60,5 +66,7 @@ def test_operations_of_a_token_by_hand():
     attention = 2 * 28 * 3584 * 4096
     plain = flops_per_token(arch, trained, document_length=4096, checkpointed=0)
     assert plain == 4 * linear + 6 * head + 6 * lora + 3 * attention
+    forward = forward_flops_per_token(arch, trained, document_length=4096)
+    assert forward == 2 * linear + 2 * head + 2 * lora + attention
     checkpointed = flops_per_token(arch, trained, document_length=4096, checkpointed=arch.layers)
     assert checkpointed - plain == 2 * linear + 2 * lora + attention

@@ -63,6 +63,7 @@ def test_marks_are_where_the_config_puts_them(every: int, total: int, export: st
     exports = [step for step in steps if cadence.exports(Progress(step=step, epoch=step / 5))]
     assert [step for step in steps if cadence.saves(step)] == sorted({*range(every, total + 1, every), total})
     assert [step for step in steps if cadence.evaluates(step)] == sorted({*range(0, total + 1, every), total})
+    assert cadence.count_evaluations() == sum(cadence.evaluates(step) for step in steps)
     spacing = {"epoch": 5, "never": total, 7: 7}[export]
     assert exports == list(range(spacing, total, spacing))
     assert all(
