@@ -68,6 +68,7 @@ def plan_lines(estimate: Estimate) -> Iterator[str]:
         f"{split.checkpointed} of {facts.arch.layers} layers, weights in {_storage(estimate)}, compute in "
         f"{facts.precision}"
     )
+    yield f"kernels: {estimate.path}, as expected here; `train` proves it on the loaded model"
     yield _rows_line(estimate)
     yield from _host_lines(estimate)
     yield from _time_lines(estimate)
@@ -166,6 +167,7 @@ def to_json(estimate: Estimate) -> dict[str, JsonValue]:
         "layers": estimate.facts.arch.layers,
         "dtype": _storage(estimate),
         "precision": estimate.facts.precision,
+        "kernels": estimate.path,
         "flops_per_token": estimate.flops_per_token,
         "tokens_per_second": estimate.tokens_per_second,
         "speed_source": estimate.device.source or None,

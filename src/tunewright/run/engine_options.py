@@ -40,21 +40,32 @@ def resolve_kernels(config: RunConfig, engine: str) -> str:
     return config.model.kernels if engine == "torch" else "plain"
 
 
-def expects_fast(config: RunConfig, arch: Arch, kind: str, dtypes: tuple[str, str]) -> bool:
-    """Whether layers will be fast ones, with a flash kernel on CUDA, before the engine has proved them there.
-    kind: of device. dtypes: of storage and of computing."""
-    adapter, asked = config.adapter, config.model.kernels
-    return (
-        kind in ("cpu", "cuda")
-        and config.engine != "mlx"
-        and asked != "plain"
-        and (dtypes[1] == "bf16" or (kind == "cpu" and asked != "auto"))
-        and adapter.kind == "lora"
-        and not adapter.modules_to_save
-        and dtypes[0] == dtypes[1]
-        and config.model.attention != "eager"
-        and arch.model_type in FAMILIES
-    )
+def expected_path(config: RunConfig, arch: Arch, kind: str, dtypes: tuple[str, str]) -> str:
+    """How layers will be computed, for a person, before the engine has proved it: `fast`, `plain: why`. kind:
+    of device. dtypes: of storage and of computing."""
+    reason = why_plain(config, arch, kind, dtypes)
+    if reason is not None:
+        return f"plain: {reason}"
+    asked = config.model.kernels
+    return "compiled" if asked == "compiled" or (asked == "auto" and kind == "cuda") else "fast"
+
+
+def why_plain(config: RunConfig, arch: Arch, kind: str, dtypes: tuple[str, str]) -> str | None:
+    """Why memory counts plain layers; None for fast ones, which on CUDA have a flash kernel."""
+    adapter, asked, (stored, computed) = config.adapter, config.model.kernels, dtypes
+    reasons = {
+        "asked for": asked == "plain",
+        "the mlx engine": config.engine == "mlx",
+        "an Apple GPU": kind == "mps",
+        "all weights train": adapter.kind != "lora",
+        f"{stored} weights computed in {computed}": stored != computed or computed == "fp16",
+        "fp32 on a CPU": kind == "cpu" and computed == "fp32" and asked == "auto",
+        "no flash kernel for fp32 on CUDA": kind == "cuda" and computed == "fp32",
+        "eager attention": config.model.attention == "eager",
+        f"{arch.model_type} layers are not known": arch.model_type not in FAMILIES,
+        f"{', '.join(adapter.modules_to_save)} trains": bool(adapter.modules_to_save),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def resolve_merge_base(config: RunConfig, engine: str) -> str:

@@ -15,7 +15,7 @@ from tunewright.models.known import known_arch, known_models
 from tunewright.models.resolve import find_on_disk
 from tunewright.run.data_size import DataSize, estimate_data
 from tunewright.run.devices import DeviceClass
-from tunewright.run.engine_options import resolve_quantization
+from tunewright.run.engine_options import expected_path, resolve_quantization
 from tunewright.run.inputs import check_data_fits
 from tunewright.run.known_data import count_data, find_data
 from tunewright.run.memory import Facts, MemoryNeed, fits
@@ -32,12 +32,14 @@ class Estimate:
 
     tokens_per_second: None where the speed of the device is not known. data and steps: None
     without data files (steps may come from `train.max_steps` alone). evaluations: None without steps.
+    path: how layers are expected to be computed.
     """
 
     model: str
     from_table: bool
     device: DeviceClass
     facts: Facts
+    path: str
     split: Split
     flops_per_token: float
     tokens_per_second: float | None
@@ -118,6 +120,7 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
         from_table=folder is None,
         device=device,
         facts=facts,
+        path=expected_path(config, arch, device.kind, dtypes),
         split=split,
         flops_per_token=flops,
         tokens_per_second=rate * device.efficiency / flops if rate else None,

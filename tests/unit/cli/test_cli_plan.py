@@ -47,6 +47,29 @@ def test_memory_split_speed_and_data_are_told(folder, capsys):
     assert "duration: about " in out
 
 
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        (["train.precision=bf16"], "fast"),
+        (["train.precision=fp32"], "plain: fp32 on a CPU"),
+        (["train.precision=fp32", "model.kernels=fast"], "fast"),
+        (["train.precision=bf16", "model.kernels=plain"], "plain: asked for"),
+        (["adapter.kind=none"], "plain: all weights train"),
+        (["train.precision=bf16", "adapter.modules_to_save=[lm_head]"], "plain: lm_head trains"),
+        (["train.precision=bf16", "model.attention=eager"], "plain: eager attention"),
+    ],
+)
+def test_the_path_that_is_counted_with_is_named(folder, capsys, settings, path):
+    changes = [part for setting in settings for part in ("--set", setting)]
+    assert run(["plan", "run.yaml", "--device", "cpu", *changes]) == 0
+    assert f"\nkernels: {path}, as expected here" in capsys.readouterr().out
+
+
+def test_compiled_layers_are_expected_on_cuda(folder, capsys):
+    assert run(["plan", "mistral.yaml", "--device", "h100"]) == 0
+    assert "\nkernels: compiled, as expected here" in capsys.readouterr().out
+
+
 def test_evaluations_count_in_the_duration(folder, capsys):
     # Rows that are the same are held out together or not at all.
     rows = [
