@@ -73,7 +73,7 @@ def test_a_report_stores_all_of_its_steps_and_replaces_those_that_are_known(
         for figures in (first, again, {}):
             worker.client.report(lease, Report(metrics=figures))
         with any_server.service.database.read() as connection:
-            assert read_metrics(connection, lease.job) == {
+            assert dict(read_metrics(connection, lease.job)) == {
                 step: {**first.get(step, {}), **again.get(step, {})} for step in range(1, 10)
             }
 

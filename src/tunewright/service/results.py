@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,16 +19,21 @@ COLUMNS = {
 RESULTS_NAME = "step_metrics.csv"
 ALL_NAME = "all_metrics.csv"
 
+Rows = Iterable[tuple[int, Mapping[str, Any]]]
+"""Steps with their figures, in rising order."""
 
-def result_csv(figures: Mapping[int, Mapping[str, Any]]) -> Iterator[bytes]:
+
+def result_csv(rows: Rows) -> Iterator[bytes]:
     """OpenAI's result file: one line a step, empty cells where a step was not evaluated."""
-    return _csv(list(COLUMNS), (_line(step, row, list(COLUMNS.values())) for step, row in figures.items()))
+    names = list(COLUMNS.values())
+    # Step 0 is the look before training; OpenAI's file starts at 1.
+    return _csv(list(COLUMNS), (_line(step, row, names) for step, row in rows if step > 0))
 
 
-def all_metrics_csv(figures: Mapping[int, Mapping[str, Any]]) -> Iterator[bytes]:
-    """Every figure by the names of the run folder; columns in the order in which they first appear."""
-    names = list(dict.fromkeys(name for row in figures.values() for name in row))
-    return _csv(["step", *names], (_line(step, row, ["step", *names]) for step, row in figures.items()))
+def all_metrics_csv(names: Iterable[str], rows: Rows) -> Iterator[bytes]:
+    """Every figure that is named, by the names of the run folder."""
+    columns = ["step", *names]
+    return _csv(columns, (_line(step, row, columns) for step, row in rows))
 
 
 def _line(step: int, row: Mapping[str, Any], names: Sequence[str]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,7 @@ _NEWEST_PACES = (
     .limit(bindparam("most"))
 )
 _BEYOND_ALL = 2**31 - 1
+METRICS_READ = 500
 
 
 def list_events(
@@ -128,10 +129,12 @@ def record_metrics(
         connection.execute(update(metrics).where(here).values(**values))
 
 
-def read_metrics(connection: Connection, job_id: str) -> dict[int, Mapping[str, Any]]:
-    """Figures by step, in rising order."""
+def read_metrics(connection: Connection, job_id: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Steps in rising order with their figures, some at a time: all of a long job would take 100 MiB."""
     query = select(metrics.c.step, metrics.c.figures).where(metrics.c.job_id == job_id)
-    return {row[0]: row[1] for row in connection.execute(query.order_by(metrics.c.step))}
+    rows = connection.execute(query.order_by(metrics.c.step), execution_options={"yield_per": METRICS_READ})
+    for row in rows:
+        yield row[0], row[1]
 
 
 def read_paces(connection: Connection, job_id: str, limit: int) -> list[float]:

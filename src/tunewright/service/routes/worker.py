@@ -29,7 +29,7 @@ from tunewright.service.jobs import Action, Status, next_status
 from tunewright.service.leases import build_lease, named_hashes
 from tunewright.service.outcomes import finish_attempt, release_expired
 from tunewright.service.records import JobRecord, Machine
-from tunewright.service.result_files import store_results
+from tunewright.service.result_files import record_results, write_results
 from tunewright.service.schemas.lease import (
     ATTEMPT_HEADER,
     BlobList,
@@ -160,9 +160,13 @@ def add_artifact(job_id: str, body: NewArtifact, service: ServiceArg, attempt: A
 @router.post("/jobs/{job_id}/finish", status_code=204)
 def finish(job_id: str, body: Finish, service: ServiceArg, attempt: AttemptArg) -> None:
     """Close the attempt."""
-    with _held(service, job_id, attempt) as (connection, job):
+    with _held(service, job_id, attempt) as (_, job):
         succeeded = body.outcome == "succeeded" and job.status is not Status.CANCELLED
-        files = store_results(service, connection, job) if succeeded else ()
+    # In between the job may be lost or cancelled: what was written then is nobody's, and goes after a while.
+    written = write_results(service, job_id) if succeeded else []
+    with _held(service, job_id, attempt) as (connection, job):
+        kept = [] if job.status is Status.CANCELLED else written
+        files = record_results(service, connection, job, kept)
         finish_attempt(connection, job, body, service.settings.limits, files)
 
 
