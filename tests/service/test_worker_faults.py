@@ -22,6 +22,7 @@ from tunewright.service.ids import WORKER, new_id
 from tunewright.service.records import JobRecord
 from tunewright.service.schemas.lease import Claim, Finish, Renewed, StoredFileModel
 from tunewright.service.settings import ServeSettings
+from tunewright.service.worker.attempt import work_on
 from tunewright.service.worker.client import ServerAway, ServerClient
 from tunewright.service.worker.keeper import LeaseKeeper
 
@@ -167,6 +168,27 @@ def test_a_lease_opens_the_bytes_that_it_names_and_no_others(
         worker.client.fetch_blob(lease, stolen, tmp_path / "stolen")
     assert not (tmp_path / "stolen").exists()
     worker.client.finish(lease, Finish(outcome="failed", exit_code=2, code="x", message=""))
+
+
+def test_bytes_that_the_server_lost_end_the_attempt_with_a_named_error(
+    server: RunningServer, worker: HandWorker, project: str, tmp_path: Path
+) -> None:
+    with server.client(project=project) as client:
+        file = upload(client, chat_rows(13)).id
+        job = client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file).id
+    lease = worker.claim_job(job)
+    server.service.blobs.remove(lease.training.sha256)
+    told = (worker.client, lease, tmp_path / "jobs", lambda: False)
+    attempt = threading.Thread(target=work_on, args=told, daemon=True)
+    attempt.start()
+    attempt.join(timeout=30)
+    assert not attempt.is_alive()
+    with server.service.database.read() as connection:
+        events, _ = list_events(connection, job, 10, None) or ([], False)
+    assert "the server does not have a file of this job" in events[0].message
+    assert "no_such_blob" in events[0].message
+    with server.client(project=project) as client:
+        client.fine_tuning.jobs.cancel(job)
 
 
 class _TooSlow(BaseHTTPRequestHandler):

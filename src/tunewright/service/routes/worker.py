@@ -5,6 +5,7 @@ Every write about a job goes through `_held`, which locks its row and refuses an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Annotated
@@ -41,6 +42,8 @@ from tunewright.service.schemas.lease import (
     Report,
 )
 from tunewright.service.stored import record_blob
+
+log = logging.getLogger("tunewright.service")
 
 # Workers are trusted, and send checkpoints and reports of any size.
 router = APIRouter(
@@ -135,7 +138,13 @@ def read_blob(job_id: str, sha256: str, service: ServiceArg, attempt: AttemptArg
         named = named_hashes(connection, job)
     if sha256 not in named:
         raise ApiError(404, "The lease names no such bytes", code="no_such_blob")
-    return StreamingResponse(service.blobs.read(sha256), media_type="application/octet-stream")
+    try:
+        chunks = service.blobs.read(sha256)
+    except KeyError as error:
+        # No waiting helps: after a 500 the worker would ask again for as long as its lease runs.
+        log.error("%s: bytes that it needs are missing from the blob store: %s", job_id, sha256)
+        raise ApiError(404, "The server has lost these bytes", code="no_such_blob") from error
+    return StreamingResponse(chunks, media_type="application/octet-stream")
 
 
 @router.post("/jobs/{job_id}/artifacts", status_code=204)

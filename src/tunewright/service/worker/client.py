@@ -89,13 +89,16 @@ class ServerClient:
         self._call("PUT", f"/worker/blobs/{sha256}", content=_chunks(path))
 
     def fetch_blob(self, lease: Lease, file: StoredFileModel, path: Path) -> None:
-        """Write the bytes of a file that the lease names. Raises OSError."""
+        """Write the bytes of a file that the lease names. Raises OSError, and ServiceError
+        (`service.transfer`) when the server does not have them."""
         headers = {ATTEMPT_HEADER: str(lease.attempt)}
         place = f"/worker/jobs/{lease.job}/blobs/{file.sha256}"
         try:
             with self._http.stream("GET", place, headers=headers, timeout=self._patience) as response:
                 if response.status_code != 200:
                     response.read()
+                    if response.status_code == 404:
+                        raise _no_bytes(file, response)
                     self._check(response)
                 with path.open("wb") as out:
                     for chunk in response.iter_bytes(CHUNK_BYTES):
@@ -159,6 +162,16 @@ class ServerClient:
                 hint="server and worker must be of the same version",
                 code="service.refused",
             )
+
+
+def _no_bytes(file: StoredFileModel, response: httpx2.Response) -> ServiceError:
+    return ServiceError(
+        "the server does not have a file of this job",
+        where=file.path,
+        got=response.text[:300],
+        hint="its log says which bytes are missing; restore them from a backup, or upload the file again",
+        code="service.transfer",
+    )
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
