@@ -209,3 +209,38 @@ def test_a_body_that_came_too_slowly_is_sent_again() -> None:
             client.claim(Claim(worker=new_id(WORKER), name="slow"))
         client.close()
         stub.shutdown()
+
+
+class _NotOurs(BaseHTTPRequestHandler):
+    """Another program, or a proxy that wants https."""
+
+    status: ClassVar[int] = 200
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        body = b"<html>Welcome</html>"
+        self.send_response(self.status)
+        if self.status != 200:
+            self.send_header("location", "https://elsewhere.example/worker/claim")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(200, "<html>"), (301, "https://elsewhere"), (307, "https://elsewhere")]
+)
+def test_an_answer_that_is_not_the_servers_is_named(
+    status: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_NotOurs, "status", status)
+    with HTTPServer(("127.0.0.1", 0), _NotOurs) as stub:
+        threading.Thread(target=stub.serve_forever, daemon=True).start()
+        client = ServerClient(f"http://127.0.0.1:{stub.server_port}", "key")
+        with pytest.raises(ServiceError, match=told) as caught:
+            client.claim(Claim(worker=new_id(WORKER), name="lost"))
+        assert caught.value.code == "service.unreachable"
+        client.close()
+        stub.shutdown()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from tunewright.errors import ServiceError
 from tunewright.service.schemas.lease import (
@@ -27,6 +27,8 @@ from tunewright.service.worker.child import LEASE_SHARE
 LONGEST_SECONDS = 60.0
 POLL_SECONDS = 1.0
 
+Answer = TypeVar("Answer", bound=BaseModel)
+
 
 class LeaseLost(Exception):
     """The job is not this worker's any more: stop, and write nothing."""
@@ -38,7 +40,7 @@ class ServerAway(Exception):
 
 class ServerClient:
     """Calls of one worker. Each raises ServerAway, LeaseLost, and ServiceError (`service.key-refused`,
-    `service.refused`)."""
+    `service.refused`, `service.unreachable`)."""
 
     def __init__(self, server: str, key: str) -> None:
         self._server = server
@@ -53,7 +55,7 @@ class ServerClient:
         """A job to work on; None when nothing waits."""
         response = self._call("POST", "/worker/claim", body=claim)
         if response.status_code != 204:
-            lease = Lease.model_validate_json(response.content)
+            lease = self._read(Lease, response)
             # Whoever waits longer than a lease waits for a refusal.
             self._patience = min(lease.lease_seconds, LONGEST_SECONDS)
             return lease
@@ -65,7 +67,7 @@ class ServerClient:
         # A line that has gone silent may not cost the lease: there is time to ask again. And an answer that
         # came later would let the trainer run on beyond the lease, which counts from the question.
         seconds = lease.lease_seconds * (1 - LEASE_SHARE)
-        return Renewed.model_validate_json(self._about(lease, "renew", seconds=seconds).content)
+        return self._read(Renewed, self._about(lease, "renew", seconds=seconds))
 
     def report(self, lease: Lease, report: Report) -> None:
         """Send events and figures."""
@@ -82,7 +84,7 @@ class ServerClient:
     def missing_blobs(self, hashes: list[str]) -> set[str]:
         """Those of these hashes whose bytes the server does not have."""
         response = self._call("POST", "/worker/blobs/missing", body=BlobList(sha256=hashes))
-        return set(BlobList.model_validate_json(response.content).sha256)
+        return set(self._read(BlobList, response).sha256)
 
     def send_blob(self, sha256: str, path: Path) -> None:
         """Send the bytes of a file. Raises OSError."""
@@ -140,8 +142,25 @@ class ServerClient:
         self._check(response)
         return response
 
+    def _read(self, kind: type[Answer], response: httpx2.Response) -> Answer:
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise self._not_ours(response.text[:300]) from error
+
+    def _not_ours(self, got: str) -> ServiceError:
+        return ServiceError(
+            "no Tunewright server of this version answers here",
+            where=self._server,
+            got=got,
+            hint="name the server's own address in --server, with https:// where it is served so",
+            code="service.unreachable",
+        )
+
     def _check(self, response: httpx2.Response) -> None:
         status = response.status_code
+        if 300 <= status < 400:
+            raise self._not_ours(f"status {status}, which leads to {response.headers.get('location')}")
         if status == 409:
             raise LeaseLost(response.text)
         # 408: the body came too slowly, which is a matter of the line.
