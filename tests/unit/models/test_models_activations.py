@@ -62,7 +62,7 @@ def test_further_norms_and_scores_that_are_kept_count(family, attention, precisi
     trained = count_trained(arch, AdapterConfig(rank=4))
 
     def expected(tokens):
-        one = Pass(tokens, 0, precision, dropout=False, on_cpu=True, checkpointed=0)
+        one = Pass(tokens, 0, precision, dropout=False, kind="cpu", checkpointed=0)
         eager = {"eager_row": tokens} if attention == "eager" else {}
         capped = {"capped_document": tokens} if arch.attention_soft_cap else {}
         return kept_bytes(arch, trained, replace(one, **eager, **capped))

@@ -17,7 +17,7 @@ from tunewright.host_memory import (
     resident_bytes,
 )
 from tunewright.service.inference.settings import InferenceSettings
-from tunewright.service.worker.loop import capabilities
+from tunewright.service.worker.machine import find_capabilities
 
 PHYSICAL = os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES")
 VM_STAT = """#!/bin/sh
@@ -88,7 +88,7 @@ def test_a_mac_has_fewer_names_for_it(groups, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(os, "sysconf", known)
     assert host_memory_bytes() == 1638400
-    assert capabilities()["memory_bytes"] == 1638400
+    assert find_capabilities().memory_bytes == 1638400
     assert InferenceSettings().budget == 409600
 
 
@@ -96,7 +96,7 @@ def test_models_for_chats_and_workers_count_with_the_memory_of_the_container(gro
     groups("0::/\n", {"memory.max": "8192000"})
     assert InferenceSettings().budget == 2048000
     assert InferenceSettings(memory_bytes=5).budget == 5
-    assert capabilities()["memory_bytes"] == 8192000
+    assert find_capabilities().memory_bytes == 8192000
 
 
 def test_free_memory_is_what_machine_and_groups_have_left(groups, tmp_path: Path, monkeypatch):
