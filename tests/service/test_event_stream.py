@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, Stream
 from openai.types.fine_tuning import FineTuningJobEvent
+from sqlalchemy import update
 
 from service_server import RunningServer, chat_rows, serve_as_process, server_pid, upload, wait_until
 from service_worker import HandWorker, worker_by_hand
+from tunewright.service.db.tables import keys
+from tunewright.service.keys import create_key
 
 
 @pytest.fixture
@@ -115,3 +118,21 @@ def test_a_server_that_ends_does_not_wait_for_its_streams(tmp_path: Path) -> Non
         # Far below the time after which the test would kill it, far above what it takes.
         assert time.monotonic() - asked < 40
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("column", ["revoked_at", "expires_at"])
+def test_a_stream_ends_with_its_key(column: str, any_server: RunningServer, project: str, job: str) -> None:
+    with any_server.service.database.write() as connection:
+        made = create_key(
+            connection, any_server.service.pepper, name="watcher", project=project, scopes=("jobs",)
+        )
+    with any_server.client(key=made.secret, max_retries=0) as watcher, stream(watcher, job) as events:
+        assert [next(events).message.split()[0] for _ in range(2)] == ["Created", "Validating"]
+        with any_server.service.database.write() as connection:
+            connection.execute(update(keys).where(keys.c.id == made.record.id).values({column: 1.0}))
+        rest: list[FineTuningJobEvent] = []
+        reader = threading.Thread(target=lambda: rest.extend(events), daemon=True)
+        reader.start()
+        reader.join(timeout=10)
+        assert not reader.is_alive()
+        assert rest == []

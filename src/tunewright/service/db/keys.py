@@ -29,16 +29,20 @@ def add_key(connection: Connection, key: KeyRecord, secret_hash: str) -> None:
     )
 
 
-# Made once: making a statement takes five times as long as SQLite needs to answer it, and this one comes with
-# every request.
+# Made once: making a statement takes five times as long as SQLite needs to answer it, and one of these comes
+# with every request.
+_IS_LIVE = and_(
+    keys.c.revoked_at.is_(None),
+    or_(keys.c.expires_at.is_(None), keys.c.expires_at > bindparam("now")),
+)
 _LIVE_KEY = select(keys).where(
     or_(
         keys.c.secret_hash == bindparam("hash"),
         and_(keys.c.previous_hash == bindparam("hash"), keys.c.previous_until > bindparam("now")),
     ),
-    keys.c.revoked_at.is_(None),
-    or_(keys.c.expires_at.is_(None), keys.c.expires_at > bindparam("now")),
+    _IS_LIVE,
 )
+_LIVE_ID = select(keys.c.id).where(keys.c.id == bindparam("id"), _IS_LIVE)
 
 
 def find_key(connection: Connection, secret_hash: str) -> KeyRecord | None:
@@ -46,6 +50,12 @@ def find_key(connection: Connection, secret_hash: str) -> KeyRecord | None:
     values = {"hash": secret_hash, "now": clock(connection)}
     row = connection.execute(_LIVE_KEY, values).mappings().first()
     return to_key(row) if row else None
+
+
+def is_live(connection: Connection, key_id: str) -> bool:
+    """Whether the key is good for anything at this moment; for answers that go on long after its check."""
+    values = {"id": key_id, "now": clock(connection)}
+    return connection.execute(_LIVE_ID, values).first() is not None
 
 
 def replace_secret(

@@ -116,7 +116,7 @@ async def events(
     if behind is None:
         raise bad_value(f"'after' names no event of this job: {after}", "after")
     if found is None:
-        lines = stream_events(service, key.project, job_id, behind)
+        lines = stream_events(service, key, job_id, behind)
         lines = service.traffic.streams.count(key, lines)
         return StreamingResponse(lines, media_type=SERVER_SENT, headers={"x-accel-buffering": "no"})
     return page_of([event_object(event) for event in found[0]], found[1])
