@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -15,12 +17,16 @@ from hypothesis import strategies as st
 from openai import OpenAI, RateLimitError
 
 from service_server import RunningServer, chat_rows, serve_here, upload, wait_until
-from tunewright.service.db.database import Database
+from tunewright.service.db.blobs import add_blob
+from tunewright.service.db.database import Connection, Database
+from tunewright.service.db.files import add_file
 from tunewright.service.db.jobs import add_job
 from tunewright.service.db.queue import claim_job
+from tunewright.service.faults import ApiError
 from tunewright.service.keys import create_key
+from tunewright.service.quotas import check_file_quota, check_job_quota
 from tunewright.service.rates import WINDOW_SECONDS, RateLimiter
-from tunewright.service.records import JobRecord
+from tunewright.service.records import FileRecord, JobRecord
 from tunewright.service.settings import Limits, ServeSettings
 
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -170,23 +176,65 @@ def test_a_project_has_so_many_bytes(tmp_path: Path) -> None:
         client.files.create(file=b"z" * 600, purpose="fine-tune")
 
 
+def add_queued(connection: Connection, number: int, project: str) -> None:
+    add_job(
+        connection,
+        {
+            "id": f"ftjob-{number}",
+            "project": project,
+            "created_at": float(number),
+            "status": "queued",
+            "model": "m",
+            "training_file": "f",
+            "seed": 0,
+            "request": {},
+            "hyperparameters": {},
+        },
+    )
+
+
+def make_job(connection: Connection, number: int) -> None:
+    check_job_quota(connection, "p", Limits(project_jobs=1))
+    add_queued(connection, number, "p")
+
+
+def make_file(limits: Limits, connection: Connection, number: int) -> None:
+    check_file_quota(connection, "p", limits, 600)
+    sha256 = f"{number:064x}"
+    add_blob(connection, sha256, 600)
+    add_file(connection, FileRecord(f"file-{number}", "p", "f", "fine-tune", 600, sha256, 0.0, None))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_job,
+        partial(make_file, Limits(project_files=1, project_bytes=0)),
+        partial(make_file, Limits(project_files=0, project_bytes=1000)),
+    ],
+    ids=["jobs", "files", "bytes"],
+)
+def test_two_at_once_do_not_share_the_last_place(
+    make: Callable[[Connection, int], None], database: Database
+) -> None:
+    def second() -> None:
+        with database.write() as connection:
+            make(connection, 2)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            make(connection, 1)
+            made = pool.submit(second)
+            # Long enough to see too little, if it does not wait for this transaction.
+            assert not wait([made], timeout=0.5).done
+        with pytest.raises(ApiError, match="limit"):
+            made.result(timeout=30)
+
+
 def test_a_project_at_its_running_limit_waits_and_others_do_not(database: Database) -> None:
     with database.write() as connection:
         for number, project in enumerate("aaab"):
-            add_job(
-                connection,
-                {
-                    "id": f"ftjob-{number}",
-                    "project": project,
-                    "created_at": float(number),
-                    "status": "queued",
-                    "model": "m",
-                    "training_file": "f",
-                    "seed": 0,
-                    "request": {},
-                    "hyperparameters": {},
-                },
-            )
+            add_queued(connection, number, project)
 
     def claim(most: int) -> JobRecord | None:
         with database.write() as connection:
