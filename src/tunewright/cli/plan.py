@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunewright.cli.config import AsJson, ConfigFile, Overrides
+from tunewright.run.wording import counted
 
 if TYPE_CHECKING:
     from tunewright.run.estimate import Estimate
@@ -120,7 +121,7 @@ def _time_lines(estimate: Estimate) -> Iterator[str]:
         yield "duration: not known without data or train.max_steps"
     elif estimate.seconds:
         yield (
-            f"duration: about {_duration(estimate.seconds)} for {_counted(estimate.steps, 'step')}"
+            f"duration: about {_duration(estimate.seconds)} for {counted(estimate.steps, 'step')}"
             f"{_evaluations(estimate)}"
         )
 
@@ -131,11 +132,7 @@ def _evaluations(estimate: Estimate) -> str:
         return ", evaluations come on top"
     if not held_out or estimate.evaluations is None:
         return ""
-    return f" and {_counted(estimate.evaluations, 'evaluation')} of {held_out:,.0f} tokens"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f" and {counted(estimate.evaluations, 'evaluation')} of {held_out:,.0f} tokens"
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from tunewright.cli.program import program_name
 from tunewright.run.build import RunResult
+from tunewright.run.wording import counted
 
 
 def say(line: str) -> None:
@@ -24,6 +25,7 @@ def print_result(result: RunResult) -> None:
         # Without the run file: the folder has it with every override of the command line.
         say(f"go on with: {shlex.join([program_name(), 'train', '--resume', str(result.folder)])}")
         return
-    say(f"done: {progress.step:,} steps, {progress.tokens:,} tokens, {progress.skipped_steps} steps skipped")
+    steps, tokens = counted(progress.step, "step"), counted(progress.tokens, "token")
+    say(f"done: {steps}, {tokens}, {counted(progress.skipped_steps, 'step')} skipped")
     say(f"try it with: {shlex.join([program_name(), 'chat', str(result.export)])}")
     typer.echo(result.export)

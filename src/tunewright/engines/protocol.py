@@ -54,7 +54,7 @@ class EngineSpec:
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What was built, for the plan print-out and plan.json. Counts are parameters. kernels: what the spec's
-    came to. path: the same with the reason, for a person."""
+    came to. path: the same with the reason, for a person. trainable_biases: those of biases."""
 
     engine: str
     device: str
@@ -65,6 +65,7 @@ class EngineFacts:
     versions: Mapping[str, str]
     kernels: str = "plain"
     path: str = "plain"
+    trainable_biases: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from tunewright.config.schema import RunConfig
+from tunewright.config.schema import AdapterConfig, RunConfig
 from tunewright.data.report import DataReport
 from tunewright.engines.protocol import EngineFacts
 from tunewright.run.devices import GIB
 from tunewright.run.plan import Plan
+from tunewright.run.wording import counted, every
 
 
 def plan_lines(
@@ -27,12 +29,12 @@ def plan_lines(
         "optimizer": f"{_optimizer(config, plan)}, rate {plan.learning_rate:g} {config.train.schedule}, "
         f"weight decay {config.train.weight_decay:g}, clip {config.train.max_grad_norm:g}, seed {plan.seed}",
         "device": f"{plan.engine} on {plan.device} ({plan.device_name}), {plan.precision}, "
-        f"attention {facts.attention}, {plan.threads} threads",
+        f"attention {facts.attention}, {counted(plan.threads, 'thread')}",
         "kernels": _kernels(config, facts),
-        "looks": f"evaluation every {config.evaluate.every_steps} steps"
+        "looks": f"evaluation {every(config.evaluate.every_steps)}"
         if plan.held_out_rows
         else "no evaluation (nothing is held out)",
-        "saves": f"checkpoint every {config.checkpoint.every_steps} steps, {config.checkpoint.keep} kept"
+        "saves": f"checkpoint {every(config.checkpoint.every_steps)}, {config.checkpoint.keep} kept"
         f"{' and the best' if config.checkpoint.keep_best else ''}; export {_exports(config)}",
         "folder": str(folder),
     }
@@ -49,7 +51,8 @@ def _stored(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     count = plan.checkpointed_layers
-    recomputed = f"{count} layers recompute their activations" if count else "no activations are recomputed"
+    layers = "1 layer recomputes its" if count == 1 else f"{count} layers recompute their"
+    recomputed = f"{layers} activations" if count else "no activations are recomputed"
     if not plan.memory_usable_bytes:
         return recomputed
     peak, usable = (size / GIB for size in (plan.memory_peak_bytes, plan.memory_usable_bytes))
@@ -79,22 +82,38 @@ def _tokens(report: DataReport) -> str:
 
 def _step(config: RunConfig) -> str:
     tokens = config.train.tokens_per_batch
-    return f"{config.train.batch_size} examples" if tokens is None else f"up to {tokens:,} tokens"
+    return counted(config.train.batch_size, "example") if tokens is None else f"up to {tokens:,} tokens"
 
 
 def _trained(config: RunConfig, facts: EngineFacts) -> str:
     share = facts.trainable_parameters / max(facts.parameters, 1)
-    counted = f"{_count(facts.trainable_parameters)} parameters ({share:.2%})"
+    parameters = f"{_count(facts.trainable_parameters)} parameters ({share:.2%})"
     adapter = config.adapter
     if adapter.kind == "none":
-        return f"every weight: {counted}"
+        return f"every weight: {parameters}"
     targets = adapter.targets if isinstance(adapter.targets, str) else ", ".join(adapter.targets)
-    return f"{adapter.kind} rank {adapter.rank}, alpha {adapter.alpha:g}, {targets}: {counted}"
+    settings = [f"{adapter.kind} rank {adapter.rank}", f"alpha {adapter.alpha:g}", *_further(adapter, facts)]
+    return f"{', '.join(settings)}, {targets}: {parameters}"
+
+
+def _further(adapter: AdapterConfig, facts: EngineFacts) -> Iterator[str]:
+    """Settings of an adapter that are off by default."""
+    if adapter.rslora:
+        yield "rslora"
+    if adapter.dropout:
+        yield f"dropout {adapter.dropout:g}"
+    if adapter.bias != "none":
+        warning = "" if facts.trainable_biases else " (warning: the model has none of these)"
+        yield f"bias {adapter.bias}{warning}"
+    if adapter.modules_to_save:
+        yield f"{' and '.join(adapter.modules_to_save)} in full"
 
 
 def _exports(config: RunConfig) -> str:
-    every = config.checkpoint.export_every
-    return {"epoch": "each epoch", "never": "at the end"}.get(str(every), f"every {every} steps")
+    asked = config.checkpoint.export_every
+    if isinstance(asked, int):
+        return every(asked)
+    return {"epoch": "each epoch", "never": "at the end"}[asked]
 
 
 def _count(number: int) -> str:

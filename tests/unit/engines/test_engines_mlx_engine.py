@@ -98,6 +98,7 @@ def test_what_trains_equals_torch(family, adapter, folder):
     # Decay strong enough to see which parameters it reaches.
     spec = build_spec(folder(family), adapter=adapter, weight_decay=20.0)
     engines = [build_torch(spec), build_engine(spec)]
+    assert engines[0].facts.trainable_biases == engines[1].facts.trainable_biases
     expected, got = (_train(engine, lr=1e-3) for engine in engines)
     for a, b in zip(expected, got, strict=True):
         assert b.sums.loss == pytest.approx(a.sums.loss, rel=1e-4)

@@ -248,6 +248,7 @@ def test_which_biases_train(bias, count, folder):
     engine = build_engine(build_spec(folder, adapter={"bias": bias, "targets": ("q_proj", "o_proj")}))
     names = [n for n, p in engine._model.named_parameters() if p.requires_grad and n.endswith(".bias")]
     assert len(names) == count
+    assert (engine.facts.trainable_biases > 0) == (count > 0)
 
 
 def test_targets_must_be_linear_and_saved_modules_exist(folder):

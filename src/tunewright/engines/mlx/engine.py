@@ -117,13 +117,15 @@ class MlxEngine:
     @property
     def facts(self) -> EngineFacts:
         """Counts, names and versions."""
+        sizes = {name: values.size for name, values in self._parts.optimizer.weights.items()}
         return EngineFacts(
             engine="mlx",
             device=self._device,
             device_name=detect_device(self._device).name,
             attention="sdpa",
             parameters=self._base.parameters,
-            trainable_parameters=sum(values.size for values in self._parts.optimizer.weights.values()),
+            trainable_parameters=sum(sizes.values()),
+            trainable_biases=sum(size for name, size in sizes.items() if name.endswith(".bias")),
             versions={"mlx": version("mlx"), "mlx-lm": version("mlx-lm")},
         )
 

@@ -119,14 +119,16 @@ class TorchEngine:
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         if torch.version.cuda and self._device.type == "cuda":
             versions["cuda"] = torch.version.cuda
-        trainable = sum(slot.parameter.numel() for slot in self._parts.optimizer.slots.values())
+        slots = self._parts.optimizer.slots
+        sizes = {name: slot.parameter.numel() for name, slot in slots.items()}
         return EngineFacts(
             engine="torch",
             device=str(self._device),
             device_name=detect_device(str(self._device)).name,
             attention=self._built.attention,
             parameters=self._built.base_parameters,
-            trainable_parameters=trainable,
+            trainable_parameters=sum(sizes.values()),
+            trainable_biases=sum(size for name, size in sizes.items() if name.endswith(".bias")),
             versions=versions,
             kernels=self._built.chosen.kernels,
             path=self._built.chosen.path,
