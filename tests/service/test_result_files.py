@@ -41,9 +41,11 @@ def lease(any_server: RunningServer, client: OpenAI, worker: HandWorker) -> Leas
     """A job that is about to end, with the figures of STEPS steps and of the look before them."""
     file = upload(client, chat_rows(10)).id
     lease = worker.begin(client.fine_tuning.jobs.create(model="builtin:tiny", training_file=file).id)
-    figures = {step: dict.fromkeys(FIGURES, step + 0.5) for step in range(1, STEPS + 1)}
+    figures: dict[int, dict[str, float]] = {0: {"valid_loss": 1.0}}
+    for step in range(1, STEPS + 1):
+        figures[step] = dict.fromkeys(FIGURES, step + 0.5)
     with any_server.service.database.write() as connection:
-        record_metrics(connection, lease.job, lease.attempt, {0: {"valid_loss": 1.0}, **figures})
+        record_metrics(connection, lease.job, lease.attempt, figures)
     return lease
 
 

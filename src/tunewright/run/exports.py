@@ -45,7 +45,9 @@ class Exports:
         if certificate.get("compared") == "nothing":
             message = f"{final} was written, not loaded again and compared: {certificate['reason']}"
             self.emit("warning", step, message=message)
-        self.emit("export", step, path=str(final), kind=kind, seconds=perf_counter() - started)
+        difference = certificate.get("quantization_difference")
+        cost = {} if difference is None else {"quantization_difference": difference}
+        self.emit("export", step, path=str(final), kind=kind, seconds=perf_counter() - started, **cost)
         return final
 
     def write_step(self, step: int) -> None:

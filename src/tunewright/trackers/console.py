@@ -161,6 +161,16 @@ def _checkpoint_line(event: Event) -> str:
     return f"saved checkpoint: {event['path']} ({size_text(event['bytes'])}, {event['seconds']:.1f} s)"
 
 
+def _export_line(event: Event) -> str:
+    line = f"exported {event['kind']}: {event['path']}"
+    if "quantization_difference" not in event:
+        return line
+    difference = event["quantization_difference"]
+    return (
+        f"{line} (on the original base: a token differs by up to {difference:.2g} nats from what was trained)"
+    )
+
+
 def _amendments(event: Event) -> str:
     changes = ", ".join(f"{key} {value}" for key, value in event["changes"].items())
     return f"{changes} ({event['reason']})" if "reason" in event else changes
@@ -177,7 +187,7 @@ LINES: dict[str, Callable[[Event], str]] = {
     "rehearsed": _rehearsed_line,
     "evaluation": _evaluation_line,
     "checkpoint": _checkpoint_line,
-    "export": lambda event: f"exported {event['kind']}: {event['path']}",
+    "export": _export_line,
     "warning": lambda event: f"warning: {event['message']}",
     "amended": lambda event: f"amended: {_amendments(event)}",
     "rolled_back": lambda event: (

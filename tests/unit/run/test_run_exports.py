@@ -12,16 +12,37 @@ from tunewright.run.exports import Exports
 from tunewright.run.folder import RunFolder
 
 
-class _Uncompared:
+class _Certified:
+    """As much of an engine as an export takes."""
+
+    def __init__(self, certificate: Mapping[str, object]) -> None:
+        self._certificate = certificate
+
     def export(self, folder: Path, *, merge: bool) -> Mapping[str, object]:
-        return state_nothing_compared("no memory")
+        return self._certificate
+
+
+def events_of(folder: Path, certificate: Mapping[str, object]) -> list[dict[str, Any]]:
+    """What exporting with this certificate tells."""
+    events: list[dict[str, Any]] = []
+
+    def emit(type: str, step: int, **fields: Any) -> None:
+        events.append({"type": type, "step": step, **fields})
+
+    engine = cast("Engine", _Certified(certificate))
+    exports = Exports(engine, emit, RunFolder(folder / "run"), folder, chat_template=None, keep=1)
+    assert exports.write("final", 5, merge=True).is_dir()
+    return events
 
 
 def test_a_model_that_nobody_compared_is_kept_and_warned_of(tmp_path: Path) -> None:
-    told: list[tuple[str, Any]] = []
-    emit: Any = lambda event, step, **fields: told.append((event, fields))  # noqa: E731
-    engine = cast(Engine, _Uncompared())
-    exports = Exports(engine, emit, RunFolder(tmp_path / "run"), tmp_path, chat_template=None, keep=1)
-    assert exports.write("final", 3, merge=True).is_dir()
-    assert [event for event, _ in told] == ["warning", "export"]
-    assert "compared: no memory" in told[0][1]["message"]
+    warning, export = events_of(tmp_path, state_nothing_compared("no memory"))
+    assert (warning["type"], export["type"]) == ("warning", "export")
+    assert "compared: no memory" in warning["message"]
+
+
+def test_what_quantisation_costs_is_told(tmp_path: Path) -> None:
+    [export] = events_of(tmp_path, {"bound": 0.1, "quantization_difference": 0.5})
+    assert (export["type"], export["quantization_difference"]) == ("export", 0.5)
+    [export] = events_of(tmp_path, {"bound": 0.1})
+    assert "quantization_difference" not in export

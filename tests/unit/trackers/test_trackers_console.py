@@ -68,6 +68,10 @@ EVENTS = [
     ),
     ({"type": "export", "step": 5, "path": "x", "kind": "model"}, "exported model: x"),
     (
+        {"type": "export", "step": 5, "path": "x", "kind": "model", "quantization_difference": 0.1234},
+        "exported model: x (on the original base: a token differs by up to 0.12 nats from what was trained)",
+    ),
+    (
         {"type": "warning", "step": 5, "message": "[red]tracker[/red] failed"},
         "warning: [red]tracker[/red] failed",
     ),
