@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from tunewright.engines.torch.device import is_out_of_memory
+from tunewright.engines.torch.long_rope import rotate_by_document
 from tunewright.engines.torch.quantized_load import PackOnLoad
 from tunewright.errors import EngineError, ModelError
 from tunewright.models.sanitise import read_json
@@ -57,6 +58,7 @@ def load_model(
     _check_complete(folder, info)
     model.config.use_cache = False
     model.requires_grad_(False).eval()
+    rotate_by_document(model)
     torch.nn.Module.to(model, device)
     return model
 
