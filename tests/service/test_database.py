@@ -14,6 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.pool import QueuePool
 
+from tunewright.service.db.blobs import add_blob, known_blobs
 from tunewright.service.db.database import DATABASE_AWAY, Database
 from tunewright.service.db.migrate import upgrade
 from tunewright.service.db.tables import metadata
@@ -22,6 +23,27 @@ from tunewright.service.db.tables import metadata
 def test_migrations_build_the_tables_of_the_code(database: Database) -> None:
     with database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_two_may_store_the_same_bytes_at_once(database: Database) -> None:
+    inserted = threading.Event()
+
+    def second() -> None:
+        assert inserted.wait(30)
+        with database.write() as connection:
+            add_blob(connection, "a" * 64, 5)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            add_blob(connection, "a" * 64, 5)
+            other = pool.submit(second)
+            inserted.set()
+            # Time to come to the row; it waits there for this transaction.
+            time.sleep(0.2)
+        other.result(timeout=30)
+    with database.write() as connection:
+        assert known_blobs(connection, {"a" * 64}) == {"a" * 64}
 
 
 def test_an_upgrade_may_be_repeated_and_come_from_several_at_once(database: Database) -> None:

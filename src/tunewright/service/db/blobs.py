@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, delete, exists, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from tunewright.service.db.database import clock
 from tunewright.service.db.files import files_of_live_jobs
 from tunewright.service.db.tables import artifact_files, artifacts, blobs, files, jobs
 from tunewright.service.jobs import TERMINAL
 
+_INSERTS = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 GRACE_SECONDS = 24 * 3600
 """How long bytes stay that nothing refers to: an artifact's files come first, its row last."""
 
@@ -16,9 +18,10 @@ GRACE_SECONDS = 24 * 3600
 def add_blob(connection: Connection, sha256: str, size: int) -> None:
     """Record stored bytes, or that they were stored once more."""
     now = clock(connection)
-    touched = connection.execute(update(blobs).where(blobs.c.sha256 == sha256).values(touched_at=now))
-    if touched.rowcount == 0:
-        connection.execute(insert(blobs).values(sha256=sha256, bytes=size, touched_at=now))
+    insert = _INSERTS[connection.dialect.name](blobs)
+    row = insert.values(sha256=sha256, bytes=size, touched_at=now)
+    # In one statement: of two who store the same bytes at once neither sees the other's row.
+    connection.execute(row.on_conflict_do_update(index_elements=["sha256"], set_={"touched_at": now}))
 
 
 def known_blobs(connection: Connection, hashes: set[str]) -> set[str]:
