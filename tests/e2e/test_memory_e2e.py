@@ -39,10 +39,10 @@ def limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_short_rows_train_where_full_rows_would_not_fit(limit, tmp_path: Path, capsys) -> None:
-    limit(200 * MIB)
+    limit(300 * MIB)
     assert run(["train", "run.yaml", "--out", "run"]) == ExitCode.DONE, capsys.readouterr().err
     plan = json.loads((tmp_path / "run/plan.json").read_text())
-    assert plan["memory_usable_bytes"] == int(0.6 * 200 * MIB)
+    assert plan["memory_usable_bytes"] == int(0.6 * 300 * MIB)
     assert plan["memory_peak_bytes"] < plan["memory_usable_bytes"]
 
 
@@ -50,7 +50,7 @@ def test_short_rows_train_where_full_rows_would_not_fit(limit, tmp_path: Path, c
 def test_what_does_not_fit_is_refused_before_anything_is_loaded(
     how: str, limit, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit(200 * MIB if how == "many rows in a pass" else 64 * MIB)
+    limit(300 * MIB if how == "many rows in a pass" else 64 * MIB)
     more = ["--set", "train.batch_size=90"] if how == "many rows in a pass" else []
     monkeypatch.setattr(build, "build_engine", lambda *_: pytest.fail("an engine was built"))
     assert run(["train", "run.yaml", "--out", "run", *more]) == ExitCode.USER_ERROR
@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(
 
 
 def test_rows_that_are_read_when_their_turn_comes_are_planned_as_full(limit, capsys) -> None:
-    limit(200 * MIB)
+    limit(300 * MIB)
     indexed = ["--set", "data.loading=indexed"]
     assert run(["train", "run.yaml", "--out", "run", *indexed]) == ExitCode.USER_ERROR
     assert "error[config.memory]" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_report_in_a_pipe_is_plain_text_and_says_everything():
         "base     0%",
         "tuned   50%",
         "61 seconds in all",
-        'tunewright generate runs/demo/exports/final --prompt "May 3, 1999"',
+        "tunewright generate runs/demo/exports/final --prompt 'May 3, 1999'",
     ):
         assert part in text, part
 
