@@ -123,7 +123,7 @@ def _failed(connection: Connection, job: JobRecord, told: Finish) -> None:
     if (too_few := _exceeded_memory(connection, job, told)) is not None:
         now = steady_clock(connection)
         _end(connection, job, told, Action.STOPPED, memory_over=too_few, not_before=now, wanted="run")
-        message = f"{told.message}: it waits for a worker with more memory"
+        message = f"{told.message or 'It needs more memory'}: it waits for a worker with more memory"
         add_events(connection, job.id, [NewEvent(message, level="warn")])
         return
     verdict = judge(told.exit_code, told.code, job.failures)
