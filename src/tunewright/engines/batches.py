@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.engines.sample import take_pieces
 from tunewright.errors import ModelError
 from tunewright.types import Batch, LossSums
 
@@ -44,9 +45,13 @@ def document_places(batch: Batch) -> Iterator[tuple[int, slice]]:
 
 
 class Recent:
-    """The last documents trained on, for proofs on real text. Keeps one micro-batch of NumPy arrays."""
+    """The last documents trained on, for proofs on real text. Keeps one micro-batch of NumPy arrays.
 
-    def __init__(self) -> None:
+    sample: rows of the same data, for an export before the first step of this process.
+    """
+
+    def __init__(self, sample: Sequence[NDArray[np.int32]] = ()) -> None:
+        self._sample = sample
         self._batch: Batch | None = None
 
     def remember(self, micro_batches: Sequence[Batch]) -> None:
@@ -55,13 +60,12 @@ class Recent:
             self._batch = micro_batches[0]
 
     def rows(self, vocabulary: int) -> list[NDArray[np.int64]]:
-        """Up to 8 documents of up to 256 tokens; seeded random tokens when nothing was trained on yet."""
+        """Up to 8 documents of up to 256 tokens, of the sample when nothing was trained on yet; seeded random
+        tokens without either."""
         batch = self._batch
-        found: list[NDArray[np.int64]] = []
-        if batch is not None:
-            found = [batch.tokens_BT[at][:MOST_TOKENS].astype(np.int64) for at in document_places(batch)]
-        found = [row for row in found if len(row) > 1][:MOST_ROWS]
-        if found:
-            return found
-        draw = np.random.Generator(np.random.Philox(0))
-        return [draw.integers(0, vocabulary, size=64) for _ in range(MOST_ROWS)]
+        if batch is None:
+            rows = [row for row in self._sample if int(row.max(initial=0)) < vocabulary]
+        else:
+            rows = [batch.tokens_BT[at] for at in document_places(batch)]
+        found = [row[:MOST_TOKENS].astype(np.int64) for row in rows if len(row) > 1][:MOST_ROWS]
+        return found or take_pieces((), [64] * MOST_ROWS, vocabulary)

@@ -7,12 +7,16 @@ accumulation, packing, padding and data-parallel width never change the loss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tunewright.config.schema import AdapterConfig
 from tunewright.types import Batch, EngineState, LossSums, StepStats
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class EngineSpec:
     paged_adamw.
     adapter_folder: start from these adapter values instead of fresh ones. checkpointed_layers: the first so
     many decoder layers recompute their activations in the backward pass. kernels: how a layer is computed:
-    plain, fast, or auto, which the engine settles once it knows the model.
+    plain, fast, or auto, which the engine settles once it knows the model. sample: tokens of a few rows of
+    the run's data, for the proofs on the loaded model; empty where no data is known.
     """
 
     model_folder: Path
@@ -49,6 +54,7 @@ class EngineSpec:
     quantization: str = "none"
     merge_base: str = "original"
     kernels: str = "plain"
+    sample: tuple[NDArray[np.int32], ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

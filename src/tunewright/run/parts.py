@@ -21,6 +21,7 @@ from tunewright.run.folder import RunFolder
 from tunewright.run.inputs import Inputs
 from tunewright.run.marks import RunMarks
 from tunewright.run.plan import Plan
+from tunewright.run.sample import sample_rows
 from tunewright.run.saving import Saving
 from tunewright.trackers.protocol import Emit, TrackedRun
 from tunewright.train.cadence import build_cadence
@@ -60,6 +61,7 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
         quantization=plan.quantization,
         merge_base=resolve_merge_base(config, plan.engine),
         kernels=plan.kernels,
+        sample=sample_rows(inputs.data),
     )
 
 

@@ -110,7 +110,7 @@ class MlxEngine:
         self._losses: list[mx.array] = []
         self._rights: list[mx.array] = []
         self._counts = LossSums()
-        self._recent = Recent()
+        self._recent = Recent(spec.sample)
         self._steps = 0
         self._install()
 

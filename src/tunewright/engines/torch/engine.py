@@ -111,7 +111,7 @@ class TorchEngine:
         self._parts = Parts(model, optimizer, RandomState(spec.seed, device), scale, copy_buffers(model))
         self._sums: list[DeviceSums] = []
         self._counts = LossSums()
-        self._recent = Recent()
+        self._recent = Recent(spec.sample)
 
     @property
     def facts(self) -> EngineFacts:
