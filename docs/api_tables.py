@@ -70,6 +70,7 @@ REFUSALS = {
     "invalid_json": "the body is not JSON",
     "unknown_parameter": "a field is not known",
     "missing_required_parameter": "a field is missing",
+    "idempotency_key_reused": "the `Idempotency-Key` came with another body; nothing was made",
     "unsupported_value": "a field asks for what is not there, such as integrations",
     "context_length_exceeded": "the prompt leaves the model no room for an answer",
     "prompt_too_costly": "the model's files take too much computing or memory to read this prompt",

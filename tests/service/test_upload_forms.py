@@ -82,6 +82,36 @@ def test_parts_come_in_any_order(body: bytes, http: httpx2.Client) -> None:
             None,
             "expires_after.anchor",
         ),
+        (PURPOSE + part("foo", b"bar") + FILE + END, None, "foo"),
+        (PURPOSE + FILE + part("purposes", b"batch") + END, None, "purposes"),
+        (PURPOSE + part("", b"x") + FILE + END, None, ""),
+        (PURPOSE + part("n" * 300, b"x") + FILE + END, None, "n" * 200),
+        (PURPOSE + PURPOSE + FILE + END, None, "purpose"),
+        (PURPOSE + part("expires_after[days]", b"3") + FILE + END, None, "expires_after[days]"),
+        (PURPOSE + part("expires_after", b"3600") + FILE + END, None, "expires_after"),
+        (PURPOSE + part("expires_after", b"") + FILE + END, None, "expires_after"),
+        (PURPOSE + part("expires_after", b"[" * 60_000) + FILE + END, None, "expires_after"),
+        (PURPOSE + part("expires_after", b"{}") + FILE + END, None, "expires_after.anchor"),
+        (
+            PURPOSE + part("expires_after", b'{"anchor":"created_at"}') + FILE + END,
+            None,
+            "expires_after.seconds",
+        ),
+        (
+            PURPOSE + part("expires_after", b'{"anchor":"created_at","seconds":true}') + FILE + END,
+            None,
+            "expires_after.seconds",
+        ),
+        (PURPOSE + part("expires_after", b'{"days":3}') + FILE + END, None, "expires_after.days"),
+        (
+            PURPOSE
+            + part("expires_after", b'{"anchor":"created_at","seconds":3600}')
+            + part("expires_after[anchor]", b"created_at")
+            + FILE
+            + END,
+            None,
+            "expires_after",
+        ),
     ],
 )
 def test_refused(body: bytes, kind: str | None, param: str | None, http: httpx2.Client) -> None:
@@ -90,6 +120,21 @@ def test_refused(body: bytes, kind: str | None, param: str | None, http: httpx2.
     error = answer.json()["error"]
     assert error["message"]
     assert param is None or error["param"] == param
+
+
+AS_TEXT = part("expires_after", b'{"anchor": "created_at", "seconds": 3600}')
+AS_FIELDS = part("expires_after[anchor]", b"created_at") + part("expires_after[seconds]", b"3600")
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"), [(AS_TEXT, 3600), (AS_FIELDS, 3600), (part("expires_after", b"null"), None)]
+)
+def test_an_end_is_read_as_json_and_as_fields(
+    fields: bytes, seconds: int | None, http: httpx2.Client
+) -> None:
+    made = send(http, PURPOSE + fields + FILE + END).json()
+    assert ("expires_at" in made) == (seconds is not None)
+    assert seconds is None or made["expires_at"] - made["created_at"] == seconds
 
 
 def test_nothing_stays_of_what_was_refused(server: RunningServer, http: httpx2.Client) -> None:

@@ -33,6 +33,9 @@ _Thinking = Annotated[
     Literal["as_at_inference", "last_only", "drop"],
     typer.Option(help="Reasoning that the template drops later."),
 ]
+_ControlTokens = Annotated[
+    Literal["text", "parse"], typer.Option(help="Control tokens that content spells: plain text, or tokens.")
+]
 _Template = Annotated[Path | None, typer.Option(help="Jinja chat template that replaces the model's own.")]
 
 OPEN, CLOSE = "⟦", "⟧"
@@ -50,6 +53,7 @@ def check(  # noqa: PLR0913 - one parameter an option
     ] = "error",
     train_on: _TrainOn = "assistant",
     thinking: _Thinking = "as_at_inference",
+    control_tokens: _ControlTokens = "text",
     chat_template: _Template = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -62,7 +66,14 @@ def check(  # noqa: PLR0913 - one parameter an option
     from tunewright.errors import ExitCode
 
     data = _build_config(
-        file, format_, columns, seq_len=seq_len, overlong=overlong, train_on=train_on, thinking=thinking
+        file,
+        format_,
+        columns,
+        seq_len=seq_len,
+        overlong=overlong,
+        train_on=train_on,
+        thinking=thinking,
+        control_tokens=control_tokens,
     )
     tokenizer = _load_tokenizer(model, chat_template)
     checked = check_data(data, tokenizer, Path.cwd(), lambda line: typer.echo(line, err=True))
@@ -75,7 +86,7 @@ def check(  # noqa: PLR0913 - one parameter an option
     check_prepared(checked)
 
 
-def show(
+def show(  # noqa: PLR0913 - one parameter an option
     file: _File,
     model: _Model = "builtin:tiny",
     row: Annotated[
@@ -85,6 +96,7 @@ def show(
     columns: _Columns = None,
     train_on: _TrainOn = "assistant",
     thinking: _Thinking = "as_at_inference",
+    control_tokens: _ControlTokens = "text",
     chat_template: _Template = None,
     ids: Annotated[bool, typer.Option("--ids", help="One token a line: id, weight and text.")] = False,
 ) -> None:
@@ -94,7 +106,9 @@ def show(
     from tunewright.data.mask import render_row
 
     tokenizer = _load_tokenizer(model, chat_template)
-    data = _build_config(file, format_, columns, train_on=train_on, thinking=thinking)
+    data = _build_config(
+        file, format_, columns, train_on=train_on, thinking=thinking, control_tokens=control_tokens
+    )
     chosen = _read_row(data, row)
     rendered = render_row(chosen, tokenizer, data)
     console = Console(highlight=False, soft_wrap=True)

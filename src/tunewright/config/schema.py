@@ -158,6 +158,10 @@ class DataConfig(Section):
     files."""
     window: Annotated[int, Field(ge=1)] = 10_000
     """Rows shuffled among each other where the data comes through a pipe and cannot be read out of order."""
+    control_tokens: Literal["text", "parse"] = "text"
+    """Control tokens that message content spells, such as `<|im_end|>`: `text` tokenises them as plain text,
+    so that no row can forge a turn; `parse` as the tokens. Rows of raw text (`text`, and `prompt_completion`
+    of two texts) hold control tokens of their own and are always parsed."""
     chat_template: str | None = None
     """File with a Jinja chat template that replaces the model's own."""
 

@@ -47,6 +47,7 @@ def build_examples(row: Row, tokenizer: ChatTokenizer, data: DataConfig) -> list
 def render_row(row: Row, tokenizer: ChatTokenizer, data: DataConfig) -> RenderedRow:
     """As build_examples, with the counts of the data report."""
     try:
+        tokenizer = tokenizer if data.control_tokens == "text" else tokenizer.parsing_control_tokens()
         rendered = _text_row(row, tokenizer) if isinstance(row, TextRow) else _chat_row(row, tokenizer, data)
         if not any(example.weights_T.any() for example in rendered.examples):
             raise DataError(
@@ -73,7 +74,7 @@ def _chat_row(row: Conversation, tokenizer: ChatTokenizer, data: DataConfig) -> 
 
 
 def _label(rendering: Rendering, tokenizer: ChatTokenizer, source: SourceRef) -> Example:
-    ids, starts = tokenizer.encode(rendering.text)
+    ids, starts = tokenizer.encode_rendered(rendering.text)
     check_single_bos(ids, tokenizer.bos_id)
     starts_T = np.asarray(starts, dtype=np.int64)
     weights_T = np.zeros(len(ids), dtype=np.float32)

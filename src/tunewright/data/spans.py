@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from tunewright.config.schema import DataConfig
-from tunewright.data.templates import ChatTokenizer, find_turn_end
+from tunewright.data.special_tokens import find_turn_end, shared_length
+from tunewright.data.templates import ChatTokenizer
 from tunewright.errors import DataError
 from tunewright.types import Conversation, JsonValue, Message
 
@@ -129,7 +130,7 @@ def _render_prompt(
         # opens an assistant turn elsewhere opens it here, and this is the only assistant turn so far.
         probe = (Message("user", "question"),)
         plain, prompted = tokenizer.render(probe), tokenizer.render(probe, generation_prompt=True)
-        header = prompted[_shared_length(plain, prompted) :]
+        header = prompted[shared_length(plain, prompted) :]
         at = through.find(header)
         return through[: at + len(header)] if header and at >= 0 else prompted
 
@@ -139,8 +140,8 @@ def _shifted_start(
 ) -> int:
     """Where the turn begins when the prompt says more than the rendered turn (a prefilled `<think>`, say):
     after the last special token or line end that both share, which must lie in the generation prompt."""
-    shared = _shared_length(text, prompt)
-    history = _shared_length(tokenizer.render(before, tools), prompt) if before else 0
+    shared = shared_length(text, prompt)
+    history = shared_length(tokenizer.render(before, tools), prompt) if before else 0
     ends = [m.end() for m in tokenizer.special_pattern.finditer(text) if m.end() <= shared]
     start = max([text.rfind("\n", 0, shared) + 1, *ends])
     if start <= history:
@@ -152,10 +153,6 @@ def _shifted_start(
             code="data.template-not-prefix",
         )
     return start
-
-
-def _shared_length(a: str, b: str) -> int:
-    return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _share_renderings(turns: Sequence[_Turn], tokenizer: ChatTokenizer) -> list[_Host]:

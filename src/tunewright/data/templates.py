@@ -7,6 +7,7 @@ through the one ChatTokenizer, so that training sees exactly the text that infer
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -18,6 +19,9 @@ from typing import Any, cast
 import jinja2
 from tokenizers import Tokenizer
 
+from tunewright.data.control_tokens import ControlTokens
+from tunewright.data.special_tokens import find_turn_end, match_any, shared_length, special_tokens
+from tunewright.data.template_fields import parse_field, template_message
 from tunewright.errors import DataError, ModelError
 from tunewright.types import JsonValue, Message, Role, ToolCall
 
@@ -88,12 +92,23 @@ class ChatTokenizer:
         self.vocab_size: int = len(hugging)
         self.text_prefix_ids = _text_prefix(hugging)
         _plain_offsets(self.backend)
-        self.special_pattern = _special_pattern(hugging)
-        self.special_ids = frozenset(_special_tokens(hugging).values())
+        self.special_pattern = match_any(special_tokens(hugging))
+        self.special_ids = frozenset(special_tokens(hugging).values())
         self._openings: dict[Role, str] = {}
+        self._is_parsing = False
         self._mapping_arguments = self._wants_mapping_arguments()
+        special = {*special_tokens(hugging), *hugging.all_special_tokens}
+        self.control = ControlTokens(
+            self.backend, hugging.added_tokens_decoder, special, self._find_delimiters()
+        )
         stops = {i for i in (self.eos_id, *extra_stops, *self._turn_end_ids()) if i is not None}
         self.stop_ids: tuple[int, ...] = tuple(sorted(stops))
+
+    def parsing_control_tokens(self) -> ChatTokenizer:
+        """This tokenizer, but control tokens that content spells are read as such and can forge turns."""
+        parsing = copy.copy(self)
+        parsing._is_parsing = True
+        return parsing
 
     @property
     def pad_id(self) -> int:
@@ -124,6 +139,9 @@ class ChatTokenizer:
     ) -> str:
         """Text of the conversation; with `generation_prompt` it ends where the assistant would begin.
 
+        Control tokens that its content spells are marked (see ControlTokens): `encode_rendered` makes tokens
+        of it.
+
         Raises DataError when the template refuses the conversation, ModelError when there is no template.
         """
         if self._render_template is None:
@@ -134,7 +152,7 @@ class ChatTokenizer:
                 code="model.no-chat-template",
             )
         try:
-            return self._apply(messages, tools, generation_prompt, self._mapping_arguments)
+            return self._apply(messages, tools, generation_prompt, self._mapping_arguments, self.control)
         # Python compiles what jinja makes of it, and has limits of its own.
         except (jinja2.TemplateSyntaxError, SyntaxError) as error:
             raise ModelError(
@@ -154,9 +172,13 @@ class ChatTokenizer:
         encoding = self.backend.encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
 
+    def encode_rendered(self, text: str) -> tuple[list[int], list[int]]:
+        """As `encode`, for a text of `render`: control tokens that content spells become plain text."""
+        return self.encode(text) if self._is_parsing else self.control.encode(text)
+
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> list[int]:
         """Token ids of the conversation so far, ready for the assistant to continue."""
-        return self.encode(self.render(messages, tools, generation_prompt=True))[0]
+        return self.encode_rendered(self.render(messages, tools, generation_prompt=True))[0]
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of a plain text prompt, with the start tokens that this tokenizer puts before a text."""
@@ -181,12 +203,29 @@ class ChatTokenizer:
         return f"{self.backend.to_str()}\n{self.chat_template}"
 
     def _apply(
-        self, messages: Sequence[Message], tools: Sequence[str], generation_prompt: bool, mapping: bool
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[str],
+        generation_prompt: bool,
+        mapping: bool,
+        control: ControlTokens | None = None,
     ) -> str:
+        fields: list[JsonValue] = [template_message(message, mapping=mapping) for message in messages]
+        definitions: list[JsonValue] = [parse_field(tool, "the tool definition") for tool in tools]
+        text = self._fill(fields, definitions, generation_prompt)
+        if control is None or self._is_parsing:
+            return text
+        # Rendered as they stand first: what the template refuses to have in a text stays refused.
+        marked = [control.mark(each) for each in fields], [control.mark(each) for each in definitions]
+        if marked == (fields, definitions):
+            return text
+        return control.unescape(self._fill(*marked, generation_prompt))
+
+    def _fill(self, messages: list[JsonValue], tools: list[JsonValue], generation_prompt: bool) -> str:
         return str(
             self._hugging.apply_chat_template(
-                [_template_message(message, mapping) for message in messages],
-                tools=[_parse_json(tool, "the tool definition") for tool in tools] or None,
+                messages,
+                tools=tools or None,
                 chat_template=self._render_template,
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
@@ -200,10 +239,33 @@ class ChatTokenizer:
         for mapping in (True, False):
             try:
                 self._apply(_PROBE, (), False, mapping)
-            except Exception:  # noqa: BLE001 - any failure of this probe only means "not this way"
+            except (*_TEMPLATE_FAULTS, SyntaxError):
                 continue
             return mapping
         return True
+
+    def _find_delimiters(self) -> set[str]:
+        """Added tokens around turns. Some tokenizers do not count them as special."""
+        added = match_any(token.content for token in self._hugging.added_tokens_decoder.values())
+        question, answer = Message("user", "question"), Message("assistant", "answer")
+        try:
+            plain, prompted, answered = (
+                self._apply(messages, (), is_prompt, self._mapping_arguments)
+                for messages, is_prompt in (
+                    ((question,), False),
+                    ((question,), True),
+                    ((question, answer), False),
+                )
+            )
+        except (*_TEMPLATE_FAULTS, SyntaxError):
+            return set()
+        header = added.search(prompted, shared_length(plain, prompted))
+        end = find_turn_end(answered, 0, added)
+        return {
+            *added.findall(plain),
+            *([header.group()] if header else []),
+            *([answered[slice(*end)]] if end else []),
+        }
 
     def _find_opening(self, role: Role) -> str:
         before = _PROBE if role == "tool" else (Message("user", "question"), Message("assistant", "answer"))
@@ -223,51 +285,6 @@ class ChatTokenizer:
             return []
         end = find_turn_end(text, 0, self.special_pattern)
         return self.encode(text[end[0] : end[1]])[0][:1] if end else []
-
-
-def find_turn_end(text: str, start: int, special: re.Pattern[str]) -> tuple[int, int] | None:
-    """Place of the token that closes the turn which ends `text`: the first of the special tokens that
-    follow its content. None when no special token stands after the content."""
-    end: tuple[int, int] | None = None
-    at = len(text)
-    for match in reversed(list(special.finditer(text, start))):
-        if text[match.end() : at].strip():
-            break
-        end, at = match.span(), match.start()
-    return end
-
-
-def _template_message(message: Message, mapping: bool) -> dict[str, JsonValue]:
-    fields: dict[str, JsonValue] = {"role": message.role, "content": message.content}
-    if message.reasoning is not None:
-        fields["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        fields["tool_calls"] = [_template_call(call, mapping) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        fields["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        fields["name"] = message.name
-    return fields
-
-
-def _template_call(call: ToolCall, mapping: bool) -> JsonValue:
-    arguments: JsonValue = (
-        _parse_json(call.arguments, f"the arguments of {call.name}") if mapping else call.arguments
-    )
-    fields: dict[str, JsonValue] = {
-        "type": "function",
-        "function": {"name": call.name, "arguments": arguments},
-    }
-    return {"id": call.id, **fields} if call.id is not None else fields
-
-
-def _parse_json(text: str, what: str) -> JsonValue:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(
-            f"{what} is not JSON: {error}", got=repr(text[:80]), code="data.bad-tool-json"
-        ) from error
 
 
 def _read_template(path: Path) -> str:
@@ -314,15 +331,3 @@ def _plain_offsets(backend: Any) -> None:
     backend.post_processor = None
     backend.no_truncation()
     backend.no_padding()
-
-
-def _special_tokens(hugging: Any) -> dict[str, int]:
-    added = {token.content: int(i) for i, token in hugging.added_tokens_decoder.items() if token.special}
-    if hugging.eos_token is not None:
-        added[hugging.eos_token] = int(hugging.eos_token_id)
-    return added
-
-
-def _special_pattern(hugging: Any) -> re.Pattern[str]:
-    names = sorted(_special_tokens(hugging), key=len, reverse=True)
-    return re.compile("|".join(re.escape(name) for name in names) or r"(?!)")

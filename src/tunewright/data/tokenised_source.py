@@ -21,7 +21,7 @@ from tunewright.files import hash_file
 
 CACHED_ABOVE_BYTES = 2**20
 """Size of a source from which its tokens are kept. Less is tokenised in about a second."""
-_SETTINGS = {"seq_len", "overlong", "train_on", "thinking"}
+_SETTINGS = {"seq_len", "overlong", "train_on", "thinking", "control_tokens"}
 _LIBRARIES = ("transformers", "tokenizers", "jinja2", "numpy")
 
 Say = Callable[[str], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 
 from tunewright.service.context import Service
@@ -18,7 +19,7 @@ from tunewright.service.ids import JOB, new_id, short_id
 from tunewright.service.jobs import Status
 from tunewright.service.quotas import check_job_quota
 from tunewright.service.records import ArtifactRecord, JobRecord, KeyRecord
-from tunewright.service.repeats import Repeat
+from tunewright.service.repeats import Repeat, RepeatedCall
 from tunewright.service.run_settings import (
     requested_hyperparameters,
     resolve_hyperparameters,
@@ -38,37 +39,35 @@ def create_job(service: Service, key: KeyRecord, body: CreateJob, repeat: Repeat
     Raises ApiError: 400 for what the call asks and cannot have, 429 when the project has no room for it.
     """
     asked = _check(service, body)
-    name = repeat.name(key, body.model_dump_json())
+    call = repeat.of(key, json.dumps(body.model_dump(mode="json"), sort_keys=True))
     if service.settings.data_dir is not None:
-        body = _with_ready_files(service, key, body, repeat, name)
+        body = _with_ready_files(service, key, body, call)
     with service.database.write() as connection:
-        known = _find_made(connection, key, repeat, name)
+        known = _find_made(connection, key, call)
         if known is not None:
             return known
         check_job_quota(connection, key.project, service.settings.limits)
         job_id = new_id(JOB)
         _add(service, connection, key, body, asked, job_id)
-        repeat.remember(connection, name, job_id)
+        call.remember(connection, job_id)
         job = find_job(connection, key.project, job_id)
     if job is None:
         raise AssertionError("a stored job is found")
     return job
 
 
-def _with_ready_files(
-    service: Service, key: KeyRecord, body: CreateJob, repeat: Repeat, name: str
-) -> CreateJob:
+def _with_ready_files(service: Service, key: KeyRecord, body: CreateJob, call: RepeatedCall) -> CreateJob:
     """The call with ids in place of the names of ready files, which may take a while to copy."""
     with service.database.write() as connection:
-        if _find_made(connection, key, repeat, name) is not None:
+        if _find_made(connection, key, call) is not None:
             return body
     files = {param: getattr(body, param) for param in ("training_file", "validation_file")}
     taken = {param: take_ready_file(service, key, file) for param, file in files.items()}
     return body.model_copy(update={param: found for param, found in taken.items() if found is not None})
 
 
-def _find_made(connection: Connection, key: KeyRecord, repeat: Repeat, name: str) -> JobRecord | None:
-    made = repeat.find(connection, name)
+def _find_made(connection: Connection, key: KeyRecord, call: RepeatedCall) -> JobRecord | None:
+    made = call.find(connection)
     return find_job(connection, key.project, made) if made else None
 
 

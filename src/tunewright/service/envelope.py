@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunewright.service.absent import absent_call, unknown_call
 from tunewright.service.db.database import DATABASE_AWAY
-from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError
+from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError, unknown_field
 from tunewright.service.ids import REQUEST, new_id
 from tunewright.service.logs import request_id as current_request
 
@@ -124,7 +124,7 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
     if where is None:
         message, code = f"The body is not as it has to be: {_reason(first)}", "invalid_value"
     elif kind == "extra_forbidden":
-        message, code = f"Unrecognized request argument supplied: {where}", "unknown_parameter"
+        return envelope(unknown_field(where))
     elif kind == "missing":
         message, code = f"Missing required parameter: '{where}'", "missing_required_parameter"
     else:

@@ -16,6 +16,7 @@ from tunewright.service.faults import ApiError, bad_value
 
 ALLOWED = (
     "adapter.rslora",
+    "data.control_tokens",
     "data.overlong",
     "data.packing",
     "data.thinking",

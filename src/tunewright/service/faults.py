@@ -50,6 +50,11 @@ def bad_value(message: str, param: str, code: str = "invalid_value") -> ApiError
     return ApiError(400, message, param=param, code=code)
 
 
+def unknown_field(name: str) -> ApiError:
+    """400 for a field that no call has: most are typing errors."""
+    return bad_value(f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
+
+
 def no_such_file(file_id: str) -> ApiError:
     """404 for a file that is not there, or is another project's."""
     message = f"No such File object: {file_id}. GET /v1/files lists yours"

@@ -10,8 +10,8 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from tunewright.service.faults import ApiError, bad_value
-from tunewright.service.schemas.files import TRAINING
+from tunewright.service.faults import ApiError, bad_value, unknown_field
+from tunewright.service.schemas.files import TRAINING, UPLOAD_FIELDS
 from tunewright.service.settings import Limits
 from tunewright.service.store import BlobStore, BlobWriter
 from tunewright.service.upload_check import ContentCheck
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ENVELOPE_BYTES = 64 * 1024
 """What the parts around the file may take: their headers and the form fields."""
 MOST_PARTS = 16
+LONGEST_NAME = 200
+"""Letters of an unknown field's name that are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,11 @@ class _Form:
             if self._name != "file" or self.filename is not None:
                 raise bad_value("The form needs exactly one file, in the part 'file'", "file")
             self.filename = label_of(options[b"filename"].decode(errors="replace"))
+        elif self._name not in UPLOAD_FIELDS:
+            # Before the bytes of the file come, where the field stands before it.
+            raise unknown_field(self._name[:LONGEST_NAME])
+        elif self._name in self.fields:
+            raise bad_value(f"The form has '{self._name}' twice", self._name)
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         if not self._in_file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -10,6 +11,14 @@ from tunewright.service.db.database import clock, hold_name
 from tunewright.service.db.tables import replays
 
 REMEMBERED_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A request that was answered: what it made, and a hash of its body where its name says nothing of it."""
+
+    object_id: str
+    body_hash: str | None
 
 
 def request_hash(*parts: str | bytes) -> str:
@@ -21,21 +30,23 @@ def request_hash(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
-def find_replay(connection: Connection, name: str) -> str | None:
-    """The id of what this request made within the last ten minutes. Holds the name until the transaction
-    ends, so that the same request in flight on another connection waits."""
+def find_replay(connection: Connection, name: str) -> Replay | None:
+    """The request of this name of the last ten minutes. Holds the name until the transaction ends, so that
+    the same request in flight on another connection waits."""
     hold_name(connection, name)
     horizon = clock(connection) - REMEMBERED_SECONDS
-    return connection.execute(
-        select(replays.c.object_id).where(replays.c.request_hash == name, replays.c.created_at > horizon)
-    ).scalar_one_or_none()
+    columns = select(replays.c.object_id, replays.c.body_hash)
+    row = connection.execute(
+        columns.where(replays.c.request_hash == name, replays.c.created_at > horizon)
+    ).first()
+    return None if row is None else Replay(row.object_id, row.body_hash)
 
 
-def remember(connection: Connection, name: str, object_id: str) -> None:
-    """Note what this request made. Forgets what is too old to be asked for."""
+def remember(connection: Connection, name: str, replay: Replay) -> None:
+    """Note what the request of this name made. Forgets what is too old to be asked for."""
     now = clock(connection)
     connection.execute(delete(replays).where(replays.c.created_at < now - REMEMBERED_SECONDS))
-    values = {"object_id": object_id, "created_at": now}
+    values = {"object_id": replay.object_id, "body_hash": replay.body_hash, "created_at": now}
     changed = connection.execute(update(replays).where(replays.c.request_hash == name).values(**values))
     if changed.rowcount == 0:
         connection.execute(insert(replays).values(request_hash=name, **values))

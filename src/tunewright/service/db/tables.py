@@ -195,4 +195,6 @@ replays = Table(
     Column("request_hash", String(64), primary_key=True),
     Column("object_id", _ID, nullable=False),
     Column("created_at", Double, nullable=False, index=True),
+    # What the request of an Idempotency-Key asked for; NULL for one that is named by its body.
+    Column("body_hash", String(64)),
 )

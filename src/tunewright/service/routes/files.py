@@ -14,6 +14,7 @@ from tunewright.service.db.files import add_file, delete_file, find_file, list_f
 from tunewright.service.db.jobs import is_file_in_use
 from tunewright.service.db.pages import Page
 from tunewright.service.envelope import UNLIMITED
+from tunewright.service.expiry import read_life
 from tunewright.service.faults import ApiError, bad_value, no_such_file
 from tunewright.service.ids import FILE, new_id
 from tunewright.service.quotas import check_file_quota
@@ -33,7 +34,6 @@ from tunewright.service.upload import Received, receive_upload
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
 
-SHORTEST_LIFE, LONGEST_LIFE = 3600, 2_592_000
 BYTES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -128,10 +128,10 @@ def _record(service: Service, key: KeyRecord, received: Received, repeat: Repeat
     purpose = fields["purpose"]
     if purpose not in UPLOAD_PURPOSES:
         raise bad_value(f"'purpose' must be one of {', '.join(UPLOAD_PURPOSES)}", "purpose")
-    life = _seconds(fields)
-    name = repeat.name(key, purpose, received.filename, received.sha256, str(life))
+    life = read_life(fields)
+    call = repeat.of(key, purpose, received.filename, received.sha256, str(life))
     with service.database.write() as connection:
-        made = repeat.find(connection, name)
+        made = call.find(connection)
         known = find_file(connection, key.project, made) if made else None
         if known is not None:
             return known
@@ -148,21 +148,5 @@ def _record(service: Service, key: KeyRecord, received: Received, repeat: Repeat
             expires_at=None if life is None else now + life,
         )
         add_file(connection, file)
-        repeat.remember(connection, name, file.id)
+        call.remember(connection, file.id)
     return file
-
-
-def _seconds(fields: dict[str, str]) -> int | None:
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
-    if anchor is None and seconds is None:
-        return None
-    if anchor != "created_at":
-        raise bad_value("'expires_after[anchor]' must be 'created_at'", "expires_after.anchor")
-    # Python reads no number of thousands of digits.
-    given = int(seconds) if seconds and seconds.isdecimal() and len(seconds) < 10 else 0
-    if not SHORTEST_LIFE <= given <= LONGEST_LIFE:
-        raise bad_value(
-            f"'expires_after[seconds]' must be a whole number from {SHORTEST_LIFE} to {LONGEST_LIFE}",
-            "expires_after.seconds",
-        )
-    return given

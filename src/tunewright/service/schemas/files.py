@@ -28,6 +28,10 @@ UPLOAD_BODY: dict[str, Any] = {
                         "enum": UPLOAD_PURPOSES,
                         "description": "`fine-tune` for rows to train or evaluate on.",
                     },
+                    "expires_after": {
+                        "type": "string",
+                        "description": 'The next two as JSON: `{"anchor": "created_at", "seconds": 3600}`.',
+                    },
                     "expires_after[anchor]": {
                         "type": "string",
                         "enum": ["created_at"],
@@ -44,7 +48,10 @@ UPLOAD_BODY: dict[str, Any] = {
         }
     },
 }
-"""For the OpenAPI document."""
+"""For the OpenAPI document. A form may have these fields and no others."""
+UPLOAD_FIELDS = frozenset(
+    UPLOAD_BODY["content"]["multipart/form-data"]["schema"]["properties"],
+)
 
 
 class FileObject(ApiObject):

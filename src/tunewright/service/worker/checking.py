@@ -66,7 +66,7 @@ def _arguments(lease: Lease, file: str) -> list[str]:
     data = lease.settings["data"]
     arguments = ["data", "check", file, "--json", "--model", lease.settings["model"]["name"]]
     arguments += ["--format", data["format"], "--overlong", data["overlong"]]
-    for name in ("seq_len", "train_on", "thinking"):
+    for name in ("seq_len", "train_on", "thinking", "control_tokens"):
         if name in data:
             arguments += [f"--{name.replace('_', '-')}", str(data[name])]
     return arguments
