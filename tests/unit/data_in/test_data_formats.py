@@ -188,6 +188,13 @@ BAD_ROWS = [
     ("messages", {"messages": [ASK, {**ANSWER, "weight": 0.5}]}, "data.bad-weight", "got 0.5"),
     ("messages", {"messages": [ASK, {**ANSWER, "weight": True}]}, "data.wrong-type", "true"),
     ("messages", {"messages": [ASK, {**ANSWER, "weight": "1"}]}, "data.wrong-type", "weight"),
+    ("messages", {"messages": [ASK, {**ANSWER, "train": "false"}]}, "data.wrong-type", "train"),
+    ("messages", {"messages": [ASK, {**ANSWER, "loss": 2}]}, "data.bad-weight", "got 2"),
+    ("messages", {"messages": [ASK, {**ANSWER, "loss": []}]}, "data.wrong-type", "loss"),
+    ("messages", {"messages": [ASK, {**ANSWER, "train": True, "weight": 0}]}, "data.bad-weight", "disagree"),
+    ("messages", {"messages": [ASK, {**ANSWER, "train_detail": []}]}, "data.bad-weight", "train_detail"),
+    ("messages", {"messages": [ASK, {**ANSWER, "mask": False}]}, "data.bad-weight", "mask"),
+    ("messages", {"messages": [{**ASK, "train": True}, ANSWER]}, "data.bad-weight", "user turn"),
     ("messages", {"messages": [{**ASK, "weight": 1}, ANSWER]}, "data.bad-weight", "user turn"),
     ("messages", {"messages": [{**ASK, "thinking": "x"}, ANSWER]}, "data.role-order", "user turn"),
     (
@@ -279,30 +286,6 @@ def test_nested_columns_of_parquet_cannot_hold_tools() -> None:
     error = refused("messages", True, messages=[ASK, ANSWER], tools=[{"name": "f", "parameters": None}])
     assert error.code == "data.bad-tool-json"
     assert "JSON text" in str(error)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"conversations": [HUMAN], "chosen": GPT, "rejected": GPT},
-        {"prompt": "p", "chosen": "a", "rejected": "b"},
-        {"input": {}, "preferred_output": [], "non_preferred_output": []},
-        {"messages": [ASK, ANSWER], "kto_tag": True},
-        {"prompt": "p", "completion": "c", "label": False},
-    ],
-)
-def test_preference_rows_are_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="preference") as caught:
-        detect_format([RawRow(fields, SOURCE)])
-    assert caught.value.code == "data.preference"
-    assert refused("sharegpt", **fields).code == "data.preference"
-
-
-def test_a_label_that_is_no_verdict_is_left_alone() -> None:
-    assert (
-        detect_format([RawRow({"prompt": "p", "completion": "c", "label": "news"}, SOURCE)])
-        == "prompt_completion"
-    )
 
 
 def test_rows_with_media_are_refused() -> None:

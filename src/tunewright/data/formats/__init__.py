@@ -41,12 +41,12 @@ def detect_format(rows: Sequence[RawRow], columns: Mapping[str, str] | None = No
     """The format whose fields the first rows of a file have. Raises DataError naming the keys seen."""
     renamed = [rename_columns(row, columns or {}) for row in rows]
     for row in renamed:
-        check_supervised(row.fields, str(row.source))
+        check_supervised(row.fields, str(row.source), (columns or {}).values())
     return choose_format(FORMATS, renamed)
 
 
 def parse_row(raw: RawRow, format_: str, columns: Mapping[str, str] | None = None) -> Row:
     """The row in its internal form. Raises DataError that names the row, the field and what is wrong."""
     row = rename_columns(raw, columns or {})
-    check_supervised(row.fields, str(row.source))
+    check_supervised(row.fields, str(row.source), (columns or {}).values())
     return FORMATS[format_].parse(Field(dict(row.fields), "", row.source, row.columnar))

@@ -54,7 +54,7 @@ def _read_message(turn: Field) -> Message:
     return Message(
         role=role,
         content=_read_content(turn, has_calls=bool(calls)),
-        weight=read_weight(turn.child("weight"), role),
+        weight=read_weight(turn, role),
         reasoning=reasoning,
         tool_calls=calls,
         tool_call_id=turn.child("tool_call_id").optional_text(),

@@ -45,7 +45,7 @@ def _read_turn(turn: Field) -> Message:
             expected=", ".join(ROLES),
         )
     value = turn.child("value")
-    weight = read_weight(turn.child("weight"), role)
+    weight = read_weight(turn, role)
     if sender.value == "function_call":
         return Message(role, "", weight=weight, tool_calls=read_call_text(value))
     return Message(role, value.text(), weight=weight)
