@@ -13,6 +13,15 @@ from typing import Any
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3")
 
+STATEFUL = (
+    "lfm2", "qwen3_5", "qwen3_next", "mamba", "mamba2", "falcon_mamba", "granitemoehybrid", "jamba",
+    "recurrent_gemma",
+)  # fmt: skip
+"""Families with layers that carry state along a row, whatever its documents are."""
+
+EAGER = ("gpt_oss", "bloom", "falcon", "falcon_alibi", "mpt", "gptj", "codegen")
+"""Families that take no attention function of ours; the last two know packed rows by their positions."""
+
 WINDOW = 16
 """Tokens a sliding-window layer of these models sees, itself included."""
 
@@ -58,6 +67,18 @@ def _windows(layers: int) -> dict[str, Any]:
     return {"sliding_window": WINDOW, "layer_types": kinds}
 
 
+_DELTA_NET = {
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_MAMBA_2 = {"state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 1, "expand": 2}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_GPT_J = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 8}
+
 _FAMILY_TABLE = {
     "llama": Family("LlamaConfig", "LlamaForCausalLM", tied=False),
     "qwen2": Family("Qwen2Config", "Qwen2ForCausalLM", tied=True),
@@ -85,7 +106,68 @@ _FAMILY_TABLE = {
         options={"head_dim": 16, "query_pre_attn_scalar": 16, **_windows(4)},
     ),
     "phi3": Family("Phi3Config", "Phi3ForCausalLM", tied=False, options={"sliding_window": WINDOW}),
-}
+    "lfm2": Family(
+        "Lfm2Config", "Lfm2ForCausalLM", tied=True, layers=2,
+        options={"layer_types": ["conv", "full_attention"], "block_ff_dim": 96},
+    ),
+    "qwen3_5": Family("Qwen3_5TextConfig", "Qwen3_5ForCausalLM", tied=False, layers=2, options=_DELTA_NET),
+    "qwen3_next": Family(
+        "Qwen3NextConfig", "Qwen3NextForCausalLM", tied=False, layers=2,
+        options={
+            **_DELTA_NET, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+        },
+    ),
+    "mamba": Family("MambaConfig", "MambaForCausalLM", tied=True, layers=2, options={"state_size": 8}),
+    "mamba2": Family("Mamba2Config", "Mamba2ForCausalLM", tied=False, layers=2, options=_MAMBA_2),
+    "falcon_mamba": Family(
+        "FalconMambaConfig", "FalconMambaForCausalLM", tied=True, layers=2, options={"state_size": 8}
+    ),
+    "granitemoehybrid": Family(
+        "GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM", tied=True, layers=2,
+        options={
+            **_EXPERTS, "shared_intermediate_size": 32, "layer_types": ["mamba", "attention"],
+            "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1,
+            "mamba_expand": 2,
+        },
+    ),
+    "jamba": Family(
+        "JambaConfig", "JambaForCausalLM", tied=False, layers=2,
+        options={
+            "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1,
+            "mamba_d_state": 8,
+        },
+    ),
+    "recurrent_gemma": Family(
+        "RecurrentGemmaConfig", "RecurrentGemmaForCausalLM", tied=True,
+        options={"lru_width": 64, "head_dim": 16, "attention_window_size": WINDOW},
+    ),
+    "gpt_oss": Family(
+        "GptOssConfig", "GptOssForCausalLM", tied=False, layers=2,
+        options={**_EXPERTS, "head_dim": 16, "sliding_window": WINDOW},
+    ),
+    "bloom": Family(
+        "BloomConfig", "BloomForCausalLM", tied=True, layers=2, options={"n_layer": 2, "n_head": 4}
+    ),
+    "falcon": Family(
+        "FalconConfig", "FalconForCausalLM", tied=True, layers=2,
+        options={"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False},
+    ),
+    "falcon_alibi": Family(
+        "FalconConfig", "FalconForCausalLM", tied=True, layers=2,
+        options={"new_decoder_architecture": False, "multi_query": False, "alibi": True},
+    ),
+    "mpt": Family(
+        "MptConfig", "MptForCausalLM", tied=True, layers=2,
+        options={"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 512},
+    ),
+    "gptj": Family("GPTJConfig", "GPTJForCausalLM", tied=False, layers=2, options=_GPT_J),
+    "codegen": Family("CodeGenConfig", "CodeGenForCausalLM", tied=False, layers=2, options=_GPT_J),
+    "opt": Family(
+        "OPTConfig", "OPTForCausalLM", tied=True, layers=2, options={"ffn_dim": 96, "word_embed_proj_dim": 64}
+    ),
+    "phimoe": Family("PhimoeConfig", "PhimoeForCausalLM", tied=False, layers=2, options=_EXPERTS),
+}  # fmt: skip
 
 
 def make_family(name: str, folder: Path) -> Path:
@@ -153,5 +235,8 @@ def _randomise_constant_parameters(model: Any) -> None:
     import torch
 
     for parameter in model.parameters():
+        if not parameter.isfinite().all():
+            # Some classes leave it to a checkpoint to fill.
+            parameter.data = 0.05 * torch.randn_like(parameter)
         if parameter.unique().numel() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)

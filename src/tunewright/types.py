@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant", "tool"]
+RowLayout = Literal["packed", "padded", "single"]
+"""Documents as rows of a forward pass, the fullest first: end to end, one a row with padding behind it, or
+one a pass without padding."""
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 
 

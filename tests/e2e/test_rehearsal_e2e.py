@@ -74,7 +74,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def _little_memory(loaded: LoadedConfig) -> int:
     """What a run needs 80 % of, when it may plan with the share that it would of PLENTY."""
     inputs = read_inputs(absolute_paths(loaded).config, loaded.base_dir, lambda line: None)
-    plan = resolve_plan(inputs, build_stream(inputs, 4))
+    plan = resolve_plan(inputs, build_stream(inputs, 4, "packed"))
     return int(plan.memory_peak_bytes * (PLENTY / plan.memory_usable_bytes) / 0.8)
 
 

@@ -88,7 +88,8 @@ class ModelConfig(Section):
     quantization: Annotated[QuantizationConfig, ShortForm("kind")] = QuantizationConfig()
     """Storage of the frozen base weights below 16 bits."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """Attention back end. `auto` takes the fastest that the start-up check proves right on this device."""
+    """Attention back end. `auto` takes the fastest that the start-up check proves right on this device; the
+    others are proved too."""
     kernels: Literal["auto", "plain", "fast", "compiled"] = "auto"
     """How decoder layers are computed with `torch`: `plain` as transformers does, `fast` in a few wide
     operations, `compiled` the same with torch.compile for what lies between. The last two are for LoRA on
@@ -146,7 +147,8 @@ class DataConfig(Section):
     overlong: Literal["error", "truncate", "split", "drop"] = "error"
     """What happens to a row above `seq_len`: refuse with line numbers, cut, split, or leave out."""
     packing: bool = True
-    """Lay the examples of one optimizer step end to end instead of padding. Never changes the loss."""
+    """Lay the examples of one optimizer step end to end instead of padding. Never changes the loss: a model
+    that is not proved to keep them apart gets one example a row, and the plan says so."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
     """Which turns are trained: all assistant turns, the last one, or every token."""
     thinking: Literal["as_at_inference", "last_only", "drop"] = "as_at_inference"

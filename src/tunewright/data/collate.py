@@ -22,12 +22,24 @@ WIDTH_STEP = 64
 @dataclass(frozen=True, slots=True)
 class BatchShape:
     """How examples become micro-batches. A packed one holds micro_batch_size · seq_len tokens at most, a
-    padded one micro_batch_size rows. pad_id fills padded places and means nothing else."""
+    padded one micro_batch_size rows, and without padding it is one example. pad_id fills padded places and
+    means nothing else."""
 
     micro_batch_size: int
     seq_len: int
     packing: bool
     pad_id: int
+    padding: bool = True
+
+    @property
+    def padded_rows(self) -> int:
+        """Rows of a micro-batch where examples are not packed."""
+        return self.micro_batch_size if self.padding else 1
+
+    @property
+    def width_step(self) -> int:
+        """Rows are as wide as a multiple of this."""
+        return WIDTH_STEP if self.padding else 1
 
 
 def collate(examples: Sequence[Example], shape: BatchShape) -> tuple[Batch, ...]:
@@ -35,16 +47,16 @@ def collate(examples: Sequence[Example], shape: BatchShape) -> tuple[Batch, ...]
     lengths = [len(example) for example in examples]
     if shape.packing:
         bins = pack_lengths(lengths, shape.micro_batch_size * shape.seq_len)
-        return tuple(build_batch([[examples[i] for i in members]], shape.pad_id) for members in bins)
-    groups = pad_groups(lengths, shape.micro_batch_size)
-    return tuple(build_batch([[examples[i]] for i in members], shape.pad_id) for members in groups)
+        return tuple(build_batch([[examples[i] for i in members]], shape) for members in bins)
+    groups = pad_groups(lengths, shape.padded_rows)
+    return tuple(build_batch([[examples[i]] for i in members], shape) for members in groups)
 
 
 def count_batches(lengths: Sequence[int], shape: BatchShape) -> int:
     """Micro-batches that `collate` makes of examples of these lengths."""
     if shape.packing:
         return len(pack_lengths(lengths, shape.micro_batch_size * shape.seq_len))
-    return -(-len(lengths) // shape.micro_batch_size)
+    return -(-len(lengths) // shape.padded_rows)
 
 
 def build_empty_batch(pad_id: int) -> Batch:
@@ -55,12 +67,12 @@ def build_empty_batch(pad_id: int) -> Batch:
     return Batch(tokens_BT, positions_BT, np.zeros((1, WIDTH_STEP), np.float32), ((WIDTH_STEP,),))
 
 
-def build_batch(rows: Sequence[Sequence[Example]], pad_id: int) -> Batch:
+def build_batch(rows: Sequence[Sequence[Example]], shape: BatchShape) -> Batch:
     """One micro-batch whose rows hold the given documents end to end, padded to the longest row and on to a
-    multiple of WIDTH_STEP."""
+    multiple of the width step."""
     longest = max(sum(len(document) for document in row) for row in rows)
-    width = -(-longest // WIDTH_STEP) * WIDTH_STEP
-    tokens_BT = np.full((len(rows), width), pad_id, dtype=np.int32)
+    width = -(-longest // shape.width_step) * shape.width_step
+    tokens_BT = np.full((len(rows), width), shape.pad_id, dtype=np.int32)
     positions_BT = np.zeros((len(rows), width), dtype=np.int32)
     weights_BT = np.zeros((len(rows), width), dtype=np.float32)
     for b, row in enumerate(rows):

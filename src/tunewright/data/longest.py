@@ -41,7 +41,7 @@ def find_longest_pass(sources: Sources, rule: StepRule, *, largest_id: int) -> L
     if places is not None:
         found = [sources[place.source][0].row(place.row) for place in places]
     examples, several = _packed(found[:most], rule) if rule.shape.packing else _padded(found, most, rule)
-    batch = build_batch(examples, rule.shape.pad_id)
+    batch = build_batch(examples, rule.shape)
     longest = max(chain.from_iterable(examples), key=len)
     return LongestPass((batch,) * (2 if several else 1), longest, is_data=places is not None)
 
@@ -80,7 +80,7 @@ def _packed(rows: Sequence[ExampleRow], rule: StepRule) -> tuple[list[list[Examp
 def _padded(rows: Sequence[ExampleRow], most: int, rule: StepRule) -> tuple[list[list[Example]], bool]:
     """A row an example, whatever tokens_per_batch says, which counts no padding; and whether the step holds
     more."""
-    count = rule.shape.micro_batch_size
+    count = rule.shape.padded_rows
     longest = sorted(chain.from_iterable(rows), key=len, reverse=True)[:count]
     return [[example] for example in longest], sum(map(len, rows[:most])) > count
 

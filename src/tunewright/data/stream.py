@@ -118,11 +118,8 @@ def count_filled(lengths_N: NDArray[np.int64], limit: int) -> int:
     return steps
 
 
-def eval_batches(
-    examples: Sequence[Example], *, micro_batch_size: int, seq_len: int, packing: bool, pad_id: int
-) -> list[Batch]:
+def eval_batches(examples: Sequence[Example], shape: BatchShape) -> list[Batch]:
     """Batches that hold every held-out example once, in a fixed order."""
-    shape = BatchShape(micro_batch_size, seq_len, packing, pad_id)
     windows = (examples[at : at + EVAL_WINDOW] for at in range(0, len(examples), EVAL_WINDOW))
     return [batch for window in windows for batch in collate(window, shape)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tunewright.config.schema import AdapterConfig
-from tunewright.types import Batch, EngineState, LossSums, StepStats
+from tunewright.types import Batch, EngineState, LossSums, RowLayout, StepStats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,8 @@ class EngineSpec:
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
     """What was built, for the plan print-out and plan.json. Counts are parameters. kernels: what the spec's
-    came to. path: the same with the reason, for a person. trainable_biases: those of biases."""
+    came to. path: the same with the reason, for a person. trainable_biases: those of biases.
+    layout: the fullest rows that the engine computes right with this model. layout_reason: why not fuller."""
 
     engine: str
     device: str
@@ -72,6 +73,8 @@ class EngineFacts:
     kernels: str = "plain"
     path: str = "plain"
     trainable_biases: int = 0
+    layout: RowLayout = "packed"
+    layout_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

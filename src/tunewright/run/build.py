@@ -17,6 +17,7 @@ from tunewright.errors import CheckpointError, ExitCode, TunewrightError
 from tunewright.files import json_bytes, replace_file
 from tunewright.host_memory import resident_bytes
 from tunewright.run.disk import named_disk_errors
+from tunewright.run.engine_options import asked_layout
 from tunewright.run.feed import Feed
 from tunewright.run.folder import RunFolder, check_unused, default_folder, lock_folder
 from tunewright.run.inputs import Inputs, read_inputs
@@ -36,6 +37,7 @@ from tunewright.run.plan import Plan, amend_plan, read_plan, resolve_plan
 from tunewright.run.rehearsal import rehearse_longest
 from tunewright.run.resume import check_can_resume, check_same_settings, find_run
 from tunewright.run.rollback import Rollback
+from tunewright.run.row_layout import settle_plan
 from tunewright.run.saving import Saving
 from tunewright.run.source_wait import SourceWait
 from tunewright.run.split import resolve_micro_batch_size
@@ -91,8 +93,7 @@ def _run(
     engine = build_engine(plan.engine, build_engine_spec(inputs, plan))
     if checkpoint and engine.facts.kernels != plan.kernels:
         say(f"warning: layers were computed {plan.kernels} and now are {engine.facts.path}: other roundings")
-    # What the engine settled on the loaded model; a resume computes in the same way.
-    plan = plan.model_copy(update={"kernels": engine.facts.kernels, "path": engine.facts.path})
+    plan = settle_plan(plan, engine.facts)
     progress = Progress()
     if checkpoint:
         engine.restore(checkpoint.engine)
@@ -112,7 +113,7 @@ def _run(
         feed = Feed(
             inputs,
             plan,
-            lambda micro_batch_size: build_stream(inputs, micro_batch_size),
+            lambda plan: build_stream(inputs, plan.micro_batch_size, plan.layout),
             SourceWait(inputs.data.windows, watchdog, emit, lambda: stop.requested),
         )
         guard = Guard(config.guard.spike, checkpoint.run_state.get("guard") if checkpoint else None)
@@ -162,7 +163,7 @@ def _settle_plan(inputs: Inputs, checkpoint: LoadedCheckpoint | None) -> tuple[P
     """Plan and amendments. A resumed run goes on with the plan of its checkpoint: `auto` is resolved once in
     a run's life."""
     if checkpoint is None:
-        stream = build_stream(inputs, resolve_micro_batch_size(inputs.config))
+        stream = build_stream(inputs, resolve_micro_batch_size(inputs.config), asked_layout(inputs.config))
         return resolve_plan(inputs, stream), {}
     before = RunConfig.model_validate(checkpoint.run_state["config"])
     plan = read_plan(checkpoint.run_state["plan"], before, inputs.arch)
@@ -189,7 +190,15 @@ def _announce(
         if changes:
             emit("amended", checkpoint.step, changes=changes)
     else:
-        emit("run_started", 0, total_steps=plan.total_steps, model=plan.model, device=plan.device)
+        emit(
+            "run_started",
+            0,
+            total_steps=plan.total_steps,
+            model=plan.model,
+            device=plan.device,
+            layout=plan.layout,
+            layout_reason=plan.layout_reason,
+        )
 
 
 def _is_cut_short(progress: Progress, plan: Plan, stop: StopSignal) -> bool:

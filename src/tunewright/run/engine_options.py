@@ -6,6 +6,7 @@ from tunewright.config.schema import RunConfig
 from tunewright.errors import ConfigError
 from tunewright.models.arch import Arch
 from tunewright.models.fast_activations import FAMILIES
+from tunewright.types import RowLayout
 
 
 def resolve_quantization(config: RunConfig, engine: str, kind: str) -> str:
@@ -38,6 +39,11 @@ def resolve_kernels(config: RunConfig, engine: str) -> str:
     """How layers are computed, as asked: the torch engine settles `auto` on the loaded model, and MLX has one
     way."""
     return config.model.kernels if engine == "torch" else "plain"
+
+
+def asked_layout(config: RunConfig) -> RowLayout:
+    """How documents become rows, as the run file asks; the engine says what the loaded model allows."""
+    return "packed" if config.data.packing else "padded"
 
 
 def expected_path(config: RunConfig, arch: Arch, kind: str, dtypes: tuple[str, str]) -> str:

@@ -11,6 +11,7 @@ from tunewright.data.stream import eval_batches
 from tunewright.errors import EngineOutOfMemory
 from tunewright.run.inputs import Inputs
 from tunewright.run.plan import Plan
+from tunewright.run.row_layout import build_shape
 from tunewright.run.source_wait import SourceWait
 from tunewright.train.progress import Progress
 from tunewright.types import Batch, StepBatch
@@ -19,14 +20,14 @@ from tunewright.types import Batch, StepBatch
 class Feed:
     """Steps and held-out batches under the plan in force. `plan` changes only by an amendment.
 
-    streams: the stream of steps for a number of rows a forward pass.
+    streams: the stream of steps under a plan.
     """
 
     def __init__(
         self,
         inputs: Inputs,
         plan: Plan,
-        streams: Callable[[int], StepSource],
+        streams: Callable[[Plan], StepSource],
         wait: SourceWait,
     ) -> None:
         self._inputs, self._streams, self._wait = inputs, streams, wait
@@ -34,7 +35,7 @@ class Feed:
 
     def steps(self, progress: Progress) -> Generator[StepBatch]:
         """Step batches from `progress` on, built ahead in the background."""
-        steps = self._streams(self.plan.micro_batch_size).steps(progress.position)
+        steps = self._streams(self.plan).steps(progress.position)
         done = progress.step
         with closing(prefetched(steps, look=lambda: self._wait.look(done))) as ahead:
             for step in ahead:
@@ -43,14 +44,11 @@ class Feed:
 
     def held_out(self) -> list[Batch]:
         """Batches that hold each held-out example once."""
-        data = self._inputs.config.data
-        return eval_batches(
-            self._inputs.data.eval_examples,
-            micro_batch_size=self.plan.micro_batch_size,
-            seq_len=data.seq_len,
-            packing=data.packing,
-            pad_id=self._inputs.tokenizer.pad_id,
+        plan, inputs = self.plan, self._inputs
+        shape = build_shape(
+            plan.micro_batch_size, inputs.config.data.seq_len, plan.layout, pad_id=inputs.tokenizer.pad_id
         )
+        return eval_batches(inputs.data.eval_examples, shape)
 
     def halve(self, error: EngineOutOfMemory) -> dict[str, object]:
         """Half the rows a forward pass from now on; returns what was changed. The rows of a step, its loss

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from tunewright.checkpoint.background import BackgroundWriter
 from tunewright.checkpoint.store import CheckpointStore
 from tunewright.config.schema import RunConfig
-from tunewright.data.collate import BatchShape
 from tunewright.data.step import StepRule, StepSource
 from tunewright.data.stream import StepStream
 from tunewright.data.windows import WindowStream
@@ -21,6 +20,7 @@ from tunewright.run.folder import RunFolder
 from tunewright.run.inputs import Inputs
 from tunewright.run.marks import RunMarks
 from tunewright.run.plan import Plan
+from tunewright.run.row_layout import build_shape
 from tunewright.run.sample import sample_rows
 from tunewright.run.saving import Saving
 from tunewright.trackers.protocol import Emit, TrackedRun
@@ -29,6 +29,7 @@ from tunewright.train.guard import Guard
 from tunewright.train.parts import Loop
 from tunewright.train.schedule import build_schedule
 from tunewright.train.watchdog import Watchdog
+from tunewright.types import RowLayout
 
 BEST_MODES: dict[str, Literal["min", "max"]] = {
     "valid_loss": "min",
@@ -65,18 +66,18 @@ def build_engine_spec(inputs: Inputs, plan: Plan) -> EngineSpec:
     )
 
 
-def build_stream(inputs: Inputs, micro_batch_size: int) -> StepSource:
+def build_stream(inputs: Inputs, micro_batch_size: int, layout: RowLayout) -> StepSource:
     """The steps of the run: without end, or as long as a pipe gives rows."""
-    rule, seed = build_rule(inputs, micro_batch_size), inputs.config.train.seed
+    rule, seed = build_rule(inputs, micro_batch_size, layout), inputs.config.train.seed
     if inputs.data.windows is not None:
         return WindowStream(inputs.data.windows, rule, seed=seed)
     return StepStream(inputs.data.train_sources, rule, seed=seed)
 
 
-def build_rule(inputs: Inputs, micro_batch_size: int) -> StepRule:
+def build_rule(inputs: Inputs, micro_batch_size: int, layout: RowLayout) -> StepRule:
     """How the rows of the run become steps."""
-    config = inputs.config
-    shape = BatchShape(micro_batch_size, config.data.seq_len, config.data.packing, inputs.tokenizer.pad_id)
+    config, pad_id = inputs.config, inputs.tokenizer.pad_id
+    shape = build_shape(micro_batch_size, config.data.seq_len, layout, pad_id=pad_id)
     return StepRule(config.train.batch_size, config.train.tokens_per_batch, shape)
 
 

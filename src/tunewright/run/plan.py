@@ -20,7 +20,12 @@ from tunewright.errors import ConfigError
 from tunewright.host_cpu import usable_cores
 from tunewright.models.arch import Arch
 from tunewright.run.devices import class_of, kind_of
-from tunewright.run.engine_options import resolve_kernels, resolve_optimizer, resolve_quantization
+from tunewright.run.engine_options import (
+    asked_layout,
+    resolve_kernels,
+    resolve_optimizer,
+    resolve_quantization,
+)
 from tunewright.run.inputs import Inputs
 from tunewright.run.remedies import check_fits
 from tunewright.run.row_lengths import with_lengths
@@ -30,6 +35,7 @@ from tunewright.run.split import (
     resolve_micro_batch_size,
     resolve_split,
 )
+from tunewright.types import RowLayout
 
 ADAPTER_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
@@ -66,6 +72,9 @@ class Plan(BaseModel):
     # What a resume computes layers with, and the same with the reason for a person.
     kernels: str = "plain"
     path: str = "plain"
+    # Documents as rows, and why not as full as asked for, for a person.
+    layout: RowLayout = "packed"
+    layout_reason: str = ""
     checkpointed_layers: int
     micro_batch_size: int
     memory_peak_bytes: int = 0
@@ -107,6 +116,7 @@ def resolve_plan(inputs: Inputs, stream: StepSource) -> Plan:
         precision=precision,
         attention=config.model.attention,
         kernels=resolve_kernels(config, engine),
+        layout=asked_layout(config),
         checkpointed_layers=split.checkpointed,
         micro_batch_size=split.rows,
         memory_peak_bytes=split.need.peak,
@@ -133,6 +143,7 @@ def read_plan(values: Mapping[str, Any], config: RunConfig, arch: Arch) -> Plan:
         values["checkpointed_layers"] = arch.layers if values.pop("activation_checkpointing") else 0
     # The engines that took a quantisation before plans named it had one form each.
     kind = kind_of(values["device"])
+    values.setdefault("layout", asked_layout(config))
     values.setdefault("quantization", resolve_quantization(config, values["engine"], kind))
     return Plan.model_validate(values)
 

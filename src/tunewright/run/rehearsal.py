@@ -57,7 +57,8 @@ def rehearse_longest(inputs: Inputs, marks: RunMarks, progress: Progress, *, pro
 
 def _try_until_it_fits(inputs: Inputs, marks: RunMarks, progress: Progress) -> LongestPass:
     while True:
-        rule = build_rule(inputs, marks.feed.plan.micro_batch_size)
+        plan = marks.feed.plan
+        rule = build_rule(inputs, plan.micro_batch_size, plan.layout)
         tried = find_longest_pass(inputs.data.train_sources, rule, largest_id=inputs.tokenizer.largest_id)
         marks.watchdog.beat()
         try:

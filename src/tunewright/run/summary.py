@@ -10,6 +10,7 @@ from tunewright.data.report import DataReport
 from tunewright.engines.protocol import EngineFacts
 from tunewright.run.devices import GIB
 from tunewright.run.plan import Plan
+from tunewright.run.row_layout import describe_layout
 from tunewright.run.wording import counted, every
 
 
@@ -23,7 +24,7 @@ def plan_lines(
         "data": f"{_epoch(plan.rows)} rows an epoch, {plan.held_out_rows:,} held out, "
         f"{_tokens(report)} of which {report.trained_share:.0%} are trained",
         "steps": f"{plan.total_steps:,} ({_epoch(plan.steps_per_epoch)} an epoch), {_step(config)} each",
-        "rows": f"up to {config.data.seq_len:,} tokens, {'packed' if config.data.packing else 'padded'}, "
+        "rows": f"up to {config.data.seq_len:,} tokens, {describe_layout(plan.layout, plan.layout_reason)}, "
         f"{plan.micro_batch_size} a forward pass",
         "memory": _memory(plan),
         "optimizer": f"{_optimizer(config, plan)}, rate {plan.learning_rate:g} {config.train.schedule}, "

@@ -112,6 +112,14 @@ def test_micro_batches_are_counted_as_they_are_made(lengths: list[int], rows: in
     assert count_batches(lengths, shape) == len(collate(make_examples(lengths), shape))
 
 
+@given(lengths=lengths_lists)
+def test_without_padding_each_example_is_a_batch_of_its_length(lengths: list[int]) -> None:
+    shape = BatchShape(4, 16, packing=False, pad_id=PAD, padding=False)
+    batches = collate(make_examples(lengths), shape)
+    assert sorted(batch.tokens_BT.shape for batch in batches) == sorted((1, length) for length in lengths)
+    assert len(batches) == count_batches(lengths, shape)
+
+
 def test_an_empty_micro_batch_has_no_label_and_no_row_of_padding_alone() -> None:
     batch = build_empty_batch(PAD)
     assert batch.tokens_BT.shape == (1, WIDTH_STEP)

@@ -152,7 +152,7 @@ def test_the_global_random_state_is_untouched() -> None:
 
 def test_eval_batches_hold_each_example_once() -> None:
     rows = list(make_rows(600).known())
-    batches = eval_batches(rows, micro_batch_size=4, seq_len=8, packing=True, pad_id=0)
+    batches = eval_batches(rows, BatchShape(4, 8, packing=True, pad_id=0))
     assert sum(len(lengths) for batch in batches for lengths in batch.doc_lengths) == 600
     assert sum(batch.weights_BT.sum() for batch in batches) == sum(row.weights_T.sum() for row in rows)
 

@@ -10,10 +10,18 @@ from torch import nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from families import make_family
-from tunewright.engines.torch import attention, attention_call, attention_check, varlen
+from tunewright.engines.torch import (
+    attention,
+    attention_call,
+    attention_check,
+    attention_choice,
+    varlen,
+    windows,
+)
 from tunewright.engines.torch.attention import ATTENTION_NAME, document_attention
 from tunewright.engines.torch.attention_call import Rule, UnsupportedAttentionError
-from tunewright.engines.torch.attention_check import check_attention, choose_attention
+from tunewright.engines.torch.attention_check import AttentionCheck
+from tunewright.engines.torch.attention_choice import Attention, choose_attention
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.load import load_model
 from tunewright.engines.torch.quantized_load import PackOnLoad
@@ -121,19 +129,19 @@ def test_refuses_attention_in_both_directions(name):
 
 
 def test_check_passes_and_leaves_the_model(mistral):
-    assert check_attention(mistral, "fp32") is None
+    assert AttentionCheck(mistral, "fp32").fault(ATTENTION_NAME) is None
     assert mistral.config._attn_implementation == "eager"
-    assert choose_attention(mistral, "auto", "fp32") == "sdpa"
-    assert choose_attention(mistral, "eager", "fp32") == "eager"
+    assert choose_attention(mistral, "auto", "fp32") == Attention("sdpa")
+    assert choose_attention(mistral, "eager", "fp32") == Attention("eager")
 
 
 def test_wide_windows_are_narrowed_for_the_check_only(mistral):
     mistral.config.sliding_window = 4096
     try:
-        with attention_check._narrow_windows(mistral):
+        with windows.narrow_windows(mistral):
             assert mistral.config.sliding_window == 16
         assert mistral.config.sliding_window == 4096
-        assert check_attention(mistral, "fp32") is None
+        assert AttentionCheck(mistral, "fp32").fault(ATTENTION_NAME) is None
     finally:
         mistral.config.sliding_window = 16
 
@@ -142,10 +150,10 @@ def test_check_sees_a_forgotten_window(mistral, monkeypatch):
     real = attention._attend
     no_window = lambda q, k, v, rule: real(q, k, v, Rule(rule.scale))  # noqa: E731
     monkeypatch.setattr(attention, "_attend", no_window)
-    assert "differ" in check_attention(mistral, "fp32")
-    assert "differ" in check_attention(mistral, "bf16")
-    assert choose_attention(mistral, "auto", "fp32").startswith("eager (logits differ by ")
-    with pytest.raises(EngineError, match="eager") as caught:
+    assert "differ" in AttentionCheck(mistral, "fp32").fault(ATTENTION_NAME)
+    assert "differ" in AttentionCheck(mistral, "bf16").fault(ATTENTION_NAME)
+    assert choose_attention(mistral, "auto", "fp32").name.startswith("eager (logits differ by ")
+    with pytest.raises(EngineError, match="document alone") as caught:
         choose_attention(mistral, "sdpa", "fp32")
     assert caught.value.code == "engine.attention-mismatch"
 
@@ -155,21 +163,26 @@ def test_a_single_logit_that_rounds_elsewhere_is_no_fault():
     folder, device = resolve_model("builtin:tiny", None).folder, torch.device("cpu")
     packing = PackOnLoad(device, torch.bfloat16)
     model = load_model(folder, dtype=torch.bfloat16, device=device, pack=packing)
-    assert choose_attention(model, "auto", "bf16") == "sdpa"
-    assert choose_attention(model, "sdpa", "bf16") == "sdpa"
+    assert choose_attention(model, "auto", "bf16") == Attention("sdpa")
+    assert choose_attention(model, "sdpa", "bf16") == Attention("sdpa")
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_logits_that_are_no_numbers_are_a_fault(number):
-    right = [torch.ones(2, 3), torch.ones(2, 3)]
+    right = [torch.ones(2, 3)] * 6
     wrong = [logits / 0 * 0 if at == number else logits for at, logits in enumerate(right)]
-    assert "differ" in attention_check._compare(right, wrong, wrong, 5e-2)
+    assert "differ" in attention_check.compare(right, wrong, wrong, 5e-2)
 
 
-def test_check_sees_a_leak():
-    packed = [torch.ones(2, 3), torch.ones(2, 3)]
-    moved = [torch.zeros(2, 3), torch.ones(2, 3) + 0.01]
-    assert "moves" in attention_check._compare(packed, packed, moved, 1e-2)
+@pytest.mark.parametrize(
+    ("at", "fault"), [(0, None), (1, "a token moves"), (2, "one document"), (4, "one document"), (5, None)]
+)
+def test_check_sees_a_leak(at: int, fault: str | None):
+    packed = [torch.ones(2, 3)] * 6
+    moved = [*packed]
+    moved[at] = packed[at] + 0.01
+    found = attention_check.compare(packed, packed, moved, 1e-2)
+    assert found is None if fault is None else fault in found
 
 
 def test_check_reports_what_the_model_asks_for(mistral, monkeypatch):
@@ -177,7 +190,7 @@ def test_check_reports_what_the_model_asks_for(mistral, monkeypatch):
         raise UnsupportedAttentionError("the model asks for sinks")
 
     monkeypatch.setattr(attention_call, "_check_supported", refuse)
-    assert check_attention(mistral, "fp32") == "the model asks for sinks"
+    assert AttentionCheck(mistral, "fp32").fault(ATTENTION_NAME) == "the model asks for sinks"
 
 
 class _NoBackward(torch.autograd.Function):
@@ -209,18 +222,19 @@ def test_a_flash_kernel_is_tried_backward_too(last, fault, mistral, monkeypatch)
         return last(torch.cat(outputs))
 
     monkeypatch.setattr(varlen, "attend_varlen", kernel)
-    assert check_attention(mistral, "fp32", VARLEN_NAME) == fault
+    assert AttentionCheck(mistral, "fp32").fault(VARLEN_NAME) == fault
     # As where FlashAttention 3 is not there: only the name of the kernel is tried.
-    monkeypatch.setattr(attention_check, "has_varlen", lambda *args: True)
-    monkeypatch.setattr(attention_check, "activate_fa3", lambda device: False)
-    assert choose_attention(mistral, "auto", "fp32") == ("varlen" if fault is None else "sdpa")
+    monkeypatch.setattr(attention_choice, "has_varlen", lambda *args: True)
+    monkeypatch.setattr(attention_choice, "activate_fa3", lambda device: False)
+    assert choose_attention(mistral, "auto", "fp32").name == ("varlen" if fault is None else "sdpa")
 
 
 def test_where_fa3_goes_forward_only_the_kernel_of_torch_is_taken(mistral, monkeypatch):
     active = ["FA3"]
-    monkeypatch.setattr(attention_check, "has_varlen", lambda *args: True)
-    monkeypatch.setattr(attention_check, "activate_fa3", lambda device: True)
-    monkeypatch.setattr(attention_check, "restore_fa2", active.clear)
+    monkeypatch.setattr(attention_choice, "has_varlen", lambda *args: True)
+    monkeypatch.setattr(attention_choice, "activate_fa3", lambda device: True)
+    monkeypatch.setattr(attention_choice, "restore_fa2", active.clear)
     found = lambda *args: "no backward kernel" if active else None  # noqa: E731
-    monkeypatch.setattr(attention_check, "check_attention", found)
-    assert choose_attention(mistral, "auto", "bf16") == "varlen"
+    monkeypatch.setattr(AttentionCheck, "fault", found)
+    monkeypatch.setattr(attention_choice, "set_attention", lambda *args: None)
+    assert choose_attention(mistral, "auto", "bf16") == Attention("varlen")

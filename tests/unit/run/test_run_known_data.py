@@ -14,6 +14,7 @@ from tunewright.data.prepare import prepare_data
 from tunewright.data.templates import load_tokenizer
 from tunewright.models.resolve import resolve_model
 from tunewright.run.devices import DeviceClass
+from tunewright.run.engine_options import asked_layout
 from tunewright.run.estimate import Estimate, estimate_run
 from tunewright.run.inputs import read_inputs
 from tunewright.run.memory import split_need
@@ -62,7 +63,9 @@ def test_a_plan_counts_the_rows_that_train_reads(folder: Path, packing: bool):
     full = memory_facts(loaded.config, inputs.arch, "cpu", ("fp32", "fp32"), "none")
     found = _estimate(loaded)
     assert found.facts == with_lengths(full, loaded.config, inputs.data) != full
-    assert found.steps == resolve_total_steps(loaded.config, build_stream(inputs, 1))
+    assert found.steps == resolve_total_steps(
+        loaded.config, build_stream(inputs, 1, asked_layout(loaded.config))
+    )
     assert found.data is not None
     assert (found.data.rows, found.data.exact) == (inputs.data.report.train_rows, True)
     assert found.data.tokens_per_row * found.data.rows == pytest.approx(

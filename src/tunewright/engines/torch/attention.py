@@ -2,8 +2,8 @@
 
 Each document attends inside its own slice, so cost and memory follow the documents and not the row. The
 function is registered with transformers under ATTENTION_NAME; the layout reaches it as the model's keyword
-argument `documents`. What it cannot do attention_call.py refuses, and attention_check.py then falls back to
-the model's own eager attention.
+argument `documents`. What it cannot do attention_call.py refuses, and attention_choice.py then falls back
+to the model's own eager attention.
 """
 
 # B rows, T tokens of a row, S = B·T, N tokens of a document, K documents of a group, H heads, D head width

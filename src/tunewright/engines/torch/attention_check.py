@@ -1,181 +1,200 @@
-"""Proof, on the real model, that the document attention computes what the model's own attention does.
+"""Proof, on the real model, that an attention over rows computes what the model does for a document alone.
 
-A wrong window or soft cap trains without an error message, and only the model itself knows what is right.
+A wrong window or soft cap, or state that one document leaves to the next, trains without an error message,
+and only the model itself knows what is right. attention_choice.py takes the first way that passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from tunewright.engines.torch.attention import ATTENTION_NAME
+from tunewright.engines.sample import take_pieces
 from tunewright.engines.torch.attention_call import UnsupportedAttentionError
 from tunewright.engines.torch.device import is_out_of_memory
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.load import set_attention, vocabulary_size
 from tunewright.engines.torch.precision import compute_in
-from tunewright.engines.torch.varlen import VARLEN_NAME, activate_fa3, has_varlen, restore_fa2
+from tunewright.engines.torch.varlen import VARLEN_NAME, takes_documents
+from tunewright.engines.torch.windows import NARROW, narrow_windows
 from tunewright.errors import EngineError
+from tunewright.types import RowLayout
 
-# Windows are narrowed to this for the check: the mechanism is the same, and 7B models have windows of 4096.
-_WINDOW = 16
 # Two rows of documents: single tokens, equal lengths, one longer than two windows, padding at both ends.
-_LENGTHS = ((5, 2 * _WINDOW + 9, 1), (7, 7, 12))
-_ROW = max(sum(lengths) for lengths in _LENGTHS) + 3
+_LENGTHS = ((5, 2 * NARROW + 9, 1), (7, 7, 12))
+_PADDING = 3
 # Largest difference of a document's logits, in the L2 norm. bf16 holds 8 bits and the two paths round
 # elsewhere: 0.01 to 0.04 were measured on right ones of 2 to 24 layers, where a single logit was off by more.
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 
+Rows = tuple[tuple[int, ...], ...]
+"""Lengths of the documents of each row."""
 
-def choose_attention(model: PreTrainedModel, requested: str, precision: str) -> str:
-    """Set and return the attention that the model trains with: `varlen` (one flash kernel for documents of
-    all lengths), `sdpa` (one length of documents after the other) or `eager`.
 
-    `auto` falls back to eager when no check passes, and what is returned says why; `sdpa` then raises
-    EngineError. `eager` is the model's own attention under a dense mask of documents.
+class AttentionCheck:
+    """Compares ways of one model with its own eager forward of each document alone, which is computed once.
+
+    sample: rows of the data that the documents are made of. Raises EngineError where the model cannot even do
+    that.
     """
-    if requested == "eager":
-        set_attention(model, "eager")
-        return "eager"
-    fault = ""
-    for name, shown in _candidates(model.device, precision):
-        fault = check_attention(model, precision, name)
-        if fault is None:
-            set_attention(model, name)
-            return shown
-    if requested != "auto":
-        raise EngineError(
-            f"attention per document does not fit {type(model).__name__}: {fault}",
-            where="model.attention",
-            got=requested,
-            expected="auto or eager",
-            hint="set model.attention: eager",
-            code="engine.attention-mismatch",
-        )
-    set_attention(model, "eager")
-    return f"eager ({fault})"
 
-
-def _candidates(device: torch.device, precision: str) -> Iterator[tuple[str, str]]:
-    """(registered name, name for a person), the fastest first."""
-    if has_varlen(device, precision):
-        if activate_fa3(device):
-            yield VARLEN_NAME, "varlen (FA3)"
-            restore_fa2()
-        yield VARLEN_NAME, "varlen"
-    yield ATTENTION_NAME, "sdpa"
-
-
-@torch.no_grad()
-def check_attention(model: PreTrainedModel, precision: str, name: str = ATTENTION_NAME) -> str | None:
-    """What is wrong with the document attention `name` on this model; None when nothing is.
-
-    Packed logits must equal the model's own eager forward of each document alone, and other tokens in one
-    document must move nothing in another. A flash kernel must go backward too: its code for that is another,
-    which would else fail in the first step. Leaves the model as it was.
-    """
-    tokens_BT = _sample_tokens(model)
-    changed_BT = tokens_BT.clone()
-    changed_BT[0, :5] = (changed_BT[0, :5] + 1) % vocabulary_size(model)
-    before = model.config._attn_implementation or "eager"
-    try:
-        with _narrow_windows(model), compute_in(precision, model.device):
+    def __init__(
+        self, model: PreTrainedModel, precision: str, sample: Sequence[NDArray[np.int32]] = ()
+    ) -> None:
+        self._model, self._precision = model, precision
+        pieces = take_pieces(sample, [length for row in _LENGTHS for length in row], vocabulary_size(model))
+        self._documents = [torch.from_numpy(tokens_T) for tokens_T in pieces]
+        self._moved = _move_some(self._documents, vocabulary_size(model))
+        with self._prepared():
             set_attention(model, "eager")
-            alone = _document_logits(model, tokens_BT)
-            set_attention(model, name)
             try:
-                packed, moved = _packed_logits(model, tokens_BT), _packed_logits(model, changed_BT)
-                if name == VARLEN_NAME and not _has_gradients(model, tokens_BT):
-                    return "its gradients are not finite"
-            except UnsupportedAttentionError as error:
-                return str(error)
-            except RuntimeError as error:
-                # A kernel that this GPU, driver or head width does not take.
-                if name == ATTENTION_NAME or is_out_of_memory(error):
+                self._alone = [self._own_logits(tokens_T) for tokens_T in self._documents]
+            except Exception as error:
+                if is_out_of_memory(error):
                     raise
-                return str(error).splitlines()[0]
-    finally:
-        set_attention(model, before)
-    return _compare(alone, packed, moved, _TOLERANCE[precision])
+                raise EngineError(
+                    f"the model's own forward pass fails: {_first_line(error)}",
+                    where="model.name",
+                    got=type(model).__name__,
+                    expected="a causal language model that takes input_ids alone",
+                    hint="use another model",
+                    code="engine.attention-mismatch",
+                ) from error
+
+    def fault(self, name: str, layout: RowLayout = "packed") -> str | None:
+        """What is wrong with the attention `name` over rows of this layout; None when nothing is.
+
+        Logits must equal those of each document alone, and other tokens in one document, or later ones in
+        the same, must move nothing. A flash kernel must go backward too: its code for that is another, which
+        would else fail in the first step. Leaves the model as it was.
+        """
+        with self._prepared():
+            try:
+                set_attention(self._model, name)
+                logits = self._logits(self._documents, layout)
+                moved = self._logits(self._moved, layout)
+                if name == VARLEN_NAME and not self._has_gradients():
+                    return "its gradients are not finite"
+            except (UnsupportedAttentionError, EngineError) as error:
+                return error.what if isinstance(error, EngineError) else str(error)
+            except Exception as error:
+                # A kernel that this GPU, driver or head width does not take, or an argument unknown to the
+                # model: whatever it raises, this way is not to be taken.
+                if is_out_of_memory(error):
+                    raise
+                return _first_line(error)
+        return compare(self._alone, logits, moved, _TOLERANCE[self._precision])
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        model = self._model
+        before = model.config._attn_implementation or "eager"
+        try:
+            with torch.no_grad(), narrow_windows(model), compute_in(self._precision, model.device):
+                yield
+        finally:
+            set_attention(model, before)
+
+    def _own_logits(self, tokens_T: torch.Tensor) -> torch.Tensor:
+        tokens_BT = tokens_T[None].to(self._model.device)
+        return self._model(input_ids=tokens_BT, use_cache=False).logits[0].float()
+
+    def _logits(self, documents: Sequence[torch.Tensor], layout: RowLayout) -> list[torch.Tensor]:
+        """Logits of each document, in order."""
+        left = list(documents)
+        found: list[torch.Tensor] = []
+        for rows in _passes(layout):
+            here = [left.pop(0) for lengths in rows for _ in lengths]
+            tokens_BT, named = self._lay_out(here, rows, padding=0 if layout == "single" else _PADDING)
+            logits_BTV = self._model(input_ids=tokens_BT, use_cache=False, **named).logits
+            found += [logits_BTV[row, start : start + length].float() for row, start, length in _places(rows)]
+        return found
+
+    def _has_gradients(self) -> bool:
+        """Whether a backward pass through all layers gives numbers, at what the embedding puts in. Weights
+        are frozen here, and none gets a gradient."""
+        tokens_BT, named = self._lay_out(self._documents, _LENGTHS, padding=_PADDING)
+        embedded_BTD = self._model.get_input_embeddings()(tokens_BT).detach()
+        with torch.enable_grad():
+            embedded_BTD.requires_grad_()
+            logits_BTV = self._model(inputs_embeds=embedded_BTD, use_cache=False, **named).logits
+            (gradient_BTD,) = torch.autograd.grad(logits_BTV.float().square().mean(), embedded_BTD)
+        return bool(gradient_BTD.isfinite().all())
+
+    def _lay_out(
+        self, documents: Sequence[torch.Tensor], rows: Rows, *, padding: int
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Tokens, and the further arguments that training gives the model too."""
+        shape = (len(rows), max(map(sum, rows)) + padding)
+        tokens_BT, positions_BT = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        for tokens_T, (row, start, length) in zip(documents, _places(rows), strict=True):
+            tokens_BT[row, start : start + length] = tokens_T
+            positions_BT[row, start : start + length] = torch.arange(length)
+        named: dict[str, Any] = {"position_ids": positions_BT.to(self._model.device)}
+        if takes_documents(self._model):
+            named["documents"] = Documents(rows)
+        return tokens_BT.to(self._model.device), named
 
 
-def _compare(
-    alone: list[torch.Tensor], packed: list[torch.Tensor], moved: list[torch.Tensor], tolerance: float
+def compare(
+    alone: list[torch.Tensor], logits: list[torch.Tensor], moved: list[torch.Tensor], tolerance: float
 ) -> str | None:
+    """What differs, of documents in order; `moved` is after _move_some()."""
     # Not max(): it would pass over NaN.
-    for own, ours in zip(alone, packed, strict=True):
+    for own, ours in zip(alone, logits, strict=True):
         wrong = float((own - ours).norm() / own.norm())
         if not wrong <= tolerance:
             return f"logits differ by {wrong:.1e} of their norm from those of single documents"
-    size = max(float(logits.abs().max()) for logits in alone)
-    leak = max(float((p - m).abs().max()) for p, m in zip(packed[1:], moved[1:], strict=True)) / size
+    size = max(float(own.abs().max()) for own in alone)
+    within = _largest_move(logits[1][:-1], moved[1][:-1]) / size
+    leak = max(_largest_move(logits[at], moved[at]) / size for at in _UNMOVED)
     if not leak <= tolerance / 10:
         return f"one document moves another's logits by {leak:.1e} of the largest"
+    if not within <= tolerance / 10:
+        return f"a token moves the logits before it by {within:.1e} of the largest"
     return None
 
 
-def _sample_tokens(model: PreTrainedModel) -> torch.Tensor:
-    draw = np.random.Generator(np.random.Philox(0))
-    tokens = draw.integers(0, vocabulary_size(model), size=(len(_LENGTHS), _ROW))
-    return torch.from_numpy(tokens).to(model.device)
+# By place in the order of _LENGTHS.
+_MOVED = (0, 5)
+_UNMOVED = (2, 3, 4)
 
 
-def _document_logits(model: PreTrainedModel, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
-    logits = []
-    for row, start, length in _places():
-        tokens = tokens_BT[row : row + 1, start : start + length]
-        logits.append(model(input_ids=tokens, use_cache=False).logits[0].float())
-    return logits
+def _move_some(documents: Sequence[torch.Tensor], vocabulary: int) -> list[torch.Tensor]:
+    """The documents with other tokens in the first and the last, and another last token in the second: no
+    logits of the others may change, nor those of the second before its last."""
+    moved = [tokens_T.clone() for tokens_T in documents]
+    for at in _MOVED:
+        moved[at] = (moved[at] + 1) % vocabulary
+    moved[1][-1] = (moved[1][-1] + 1) % vocabulary
+    return moved
 
 
-def _packed_logits(model: PreTrainedModel, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
-    logits_BTV = model(input_ids=tokens_BT, use_cache=False, **_layout(tokens_BT)).logits
-    return [logits_BTV[row, start : start + length].float() for row, start, length in _places()]
+def _largest_move(logits: torch.Tensor, moved: torch.Tensor) -> float:
+    return float((logits - moved).abs().max())
 
 
-def _has_gradients(model: PreTrainedModel, tokens_BT: torch.Tensor) -> bool:
-    """Whether a backward pass through all layers gives numbers, at what the embedding puts in. Weights are
-    frozen here, and none gets a gradient."""
-    embedded_BTD = model.get_input_embeddings()(tokens_BT).detach()
-    with torch.enable_grad():
-        embedded_BTD.requires_grad_()
-        logits_BTV = model(inputs_embeds=embedded_BTD, use_cache=False, **_layout(tokens_BT)).logits
-        (gradient_BTD,) = torch.autograd.grad(logits_BTV.float().square().mean(), embedded_BTD)
-    return bool(gradient_BTD.isfinite().all())
+def _passes(layout: RowLayout) -> list[Rows]:
+    """The documents of _LENGTHS, in order, as forward passes of this layout make rows of them."""
+    if layout == "packed":
+        return [_LENGTHS]
+    each: Rows = tuple((length,) for row in _LENGTHS for length in row)
+    return [each] if layout == "padded" else [(row,) for row in each]
 
 
-def _layout(tokens_BT: torch.Tensor) -> dict[str, Any]:
-    positions_BT = torch.zeros_like(tokens_BT)
-    for row, start, length in _places():
-        positions_BT[row, start : start + length] = torch.arange(length)
-    return {"position_ids": positions_BT, "documents": Documents(_LENGTHS)}
-
-
-def _places() -> Iterator[tuple[int, int, int]]:
-    for row, lengths in enumerate(_LENGTHS):
+def _places(rows: Rows) -> Iterator[tuple[int, int, int]]:
+    """(row, first column, length) of each document."""
+    for row, lengths in enumerate(rows):
         for document, length in enumerate(lengths):
             yield row, sum(lengths[:document]), length
 
 
-@contextmanager
-def _narrow_windows(model: PreTrainedModel) -> Iterator[None]:
-    """Set every sliding window above the check's to the check's, in the layers and in the config."""
-    holders = [model.config.get_text_config(), *model.modules()]
-    wide = [(holder, window) for holder in holders if (window := _window(holder)) and window > _WINDOW]
-    for holder, _ in wide:
-        holder.sliding_window = _WINDOW
-    try:
-        yield
-    finally:
-        for holder, window in wide:
-            holder.sliding_window = window
-
-
-def _window(holder: object) -> int | None:
-    window = getattr(holder, "sliding_window", None)
-    return window if isinstance(window, int) else None
+def _first_line(error: Exception) -> str:
+    kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
+    return f"{kind}{error}".partition("\n")[0][:200]

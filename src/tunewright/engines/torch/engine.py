@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tunewright.engines.batches import Recent, check_tokens, count_labels
 from tunewright.engines.protocol import EngineFacts, EngineSpec
-from tunewright.engines.torch.attention_check import choose_attention
+from tunewright.engines.torch.attention_choice import Attention, choose_attention
 from tunewright.engines.torch.checkpointing import checkpoint_layers
 from tunewright.engines.torch.determinism import only_deterministic
 from tunewright.engines.torch.device import Fetch, detect_device, memory_used_bytes, raise_out_of_memory
@@ -48,7 +48,7 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
         model = load_model(
             spec.model_folder, dtype=DTYPES[spec.dtype], device=device, pack=_packing(spec, device)
         )
-        attention = choose_attention(model, spec.attention, spec.precision)
+        attention = choose_attention(model, spec.attention, spec.precision, spec.sample)
         by_rows = check_head(model)
         parameters = count_parameters(model)
         if spec.adapter.kind == "lora":
@@ -76,7 +76,7 @@ def _packing(spec: EngineSpec, device: torch.device) -> PackOnLoad | None:
 class Built:
     """What build_engine found out. by_rows: the loss may be computed on label rows only."""
 
-    attention: str
+    attention: Attention
     by_rows: bool
     base_parameters: int
     chosen: Chosen
@@ -125,13 +125,15 @@ class TorchEngine:
             engine="torch",
             device=str(self._device),
             device_name=detect_device(str(self._device)).name,
-            attention=self._built.attention,
+            attention=self._built.attention.name,
             parameters=self._built.base_parameters,
             trainable_parameters=sum(sizes.values()),
             trainable_biases=sum(size for name, size in sizes.items() if name.endswith(".bias")),
             versions=versions,
             kernels=self._built.chosen.kernels,
             path=self._built.chosen.path,
+            layout=self._built.attention.layout,
+            layout_reason=self._built.attention.reason,
         )
 
     def forward_backward(self, micro_batches: Sequence[Batch], *, denominator: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,14 +85,15 @@ def vocabulary_size(model: PreTrainedModel) -> int:
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
     """Switch the attention function of every layer."""
-    with _quiet():
+    with _quiet(), suppress(ValueError):
+        # What it raises for a family that knows no such function; others it passes over.
         model.set_attn_implementation(name)
     if model.config.get_text_config()._attn_implementation != name:
         raise EngineError(
             f"{type(model).__name__} does not take another attention function",
             where="model.attention",
             got=name,
-            hint="set model.attention: eager",
+            hint="set model.attention: auto",
             code="engine.attention-mismatch",
         )
 
