@@ -63,13 +63,23 @@ def find_named_files(path: Path, shown: str) -> list[tuple[Path, str]]:
     ]
 
 
+def _hint_for_missing(path: Path) -> str:
+    """The part of the path that is there; a dataset of the hub is often named like a folder."""
+    found = next(parent for parent in path.parents if parent.exists())
+    missing = path.relative_to(found).parts[0]
+    hint = f"{found} has no {missing}; relative paths start at the folder of the run file"
+    if path.suffix:
+        return hint
+    return f"{hint}. Datasets of the hub are not fetched: download one with `hf download --repo-type dataset`"
+
+
 def find_files(path: Path, shown: str) -> list[Path]:
     """The file itself, or the data files of a folder by name. Raises DataError when there is none."""
     if not path.exists():
         raise DataError(
             "no such file or folder",
             where=shown,
-            hint=f"relative paths start at the folder of the run file, here {path.parent.absolute()}",
+            hint=_hint_for_missing(path.absolute()),
             code="data.no-such-file",
         )
     if path.is_dir():

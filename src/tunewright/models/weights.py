@@ -92,6 +92,17 @@ def refuse_unsafe_file(path: Path) -> None:
         )
 
 
+def not_finite(folder: Path, name: str) -> ModelError:
+    """The refusal of a weight that holds NaN or infinity: its model has no loss to train on."""
+    return ModelError(
+        "a weight is not finite: it holds NaN or infinity",
+        where=str(folder),
+        got=name,
+        hint="fetch the model again; if its source has the same values, its training or conversion failed",
+        code="model.not-finite",
+    )
+
+
 def _no_weights(folder: Path) -> ModelError:
     for path in sorted(folder.iterdir()):
         if path.suffix in (*PICKLE_SUFFIXES, ".gguf"):

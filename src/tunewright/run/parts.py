@@ -117,8 +117,9 @@ def build_saving(
 def build_exports(inputs: Inputs, engine: Engine, folder: RunFolder, emit: Emit) -> Exports:
     """Exports of this run."""
     return Exports(
-        engine, emit, folder, inputs.model.folder, inputs.chat_template, inputs.config.checkpoint.keep_exports
-    )
+        engine, emit, folder, inputs.model.folder, inputs.chat_template,
+        inputs.config.checkpoint.keep_exports, inputs.tokenizer.stop_ids,
+    )  # fmt: skip
 
 
 def build_tracked_run(config: RunConfig, plan: Plan, folder: RunFolder) -> TrackedRun:

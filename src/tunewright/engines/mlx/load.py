@@ -25,7 +25,7 @@ from tunewright.errors import EngineError, ModelError
 from tunewright.models.adapter_keys import FLOAT_TYPES
 from tunewright.models.arch import Arch, load_arch
 from tunewright.models.sanitise import read_json
-from tunewright.models.weights import check_weights, find_weights
+from tunewright.models.weights import check_weights, find_weights, not_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ def load_model(
     if packed:
         prepare_packed(module, packed, weights)
     _check_complete(folder, module, weights)
+    _check_finite(folder, weights)
     module.load_weights(list(weights.items()))
     if quantization == "4bit" and not packed:
         quantize_linears(module)
@@ -143,15 +144,31 @@ def _read_weights(folder: Path, module: nn.Module, dtype: mx.Dtype) -> dict[str,
                 f"the weights cannot be read: {error}"[:300], where=str(path), code="model.unreadable"
             ) from error
         weights.update(loaded)
+    if "lm_head" not in module:
+        _drop_tied_head(path.parent, weights)
     sanitize: Any = getattr(module, "sanitize", dict)
     weights = sanitize(weights)
-    if "lm_head" not in module:
-        weights.pop("lm_head.weight", None)
     return {
         name: values.astype(dtype) if mx.issubdtype(values.dtype, mx.floating) else values
         for name, values in weights.items()
         if not name.endswith("rotary_emb.inv_freq")
     }
+
+
+def _drop_tied_head(folder: Path, weights: dict[str, mx.array]) -> None:
+    """Leave out a stored head where the embedding serves as head. Raises ModelError when they differ: the
+    class would compute with the embedding, and transformers with the head."""
+    head, embedding = weights.pop("lm_head.weight", None), weights.get("model.embed_tokens.weight")
+    if head is None or embedding is None or head.shape != embedding.shape:
+        return
+    if not mx.array_equal(head, embedding):
+        raise ModelError(
+            "the output head differs from the embedding that it is tied to",
+            where=str(folder),
+            got="lm_head.weight and tie_word_embeddings: true",
+            hint="set tie_word_embeddings to false in its config.json if the head is right",
+            code="model.tied-head",
+        )
 
 
 def _check_complete(folder: Path, module: nn.Module, weights: Mapping[str, mx.array]) -> None:
@@ -172,3 +189,9 @@ def _check_complete(folder: Path, module: nn.Module, weights: Mapping[str, mx.ar
                 hint="its config.json and weights must be those of one sound model",
                 code="model.incomplete",
             )
+
+
+def _check_finite(folder: Path, weights: Mapping[str, mx.array]) -> None:
+    for name, values in weights.items():
+        if mx.issubdtype(values.dtype, mx.floating) and not mx.isfinite(values).all().item():
+            raise not_finite(folder, name)

@@ -18,6 +18,10 @@ from tunewright.engines.torch.long_rope import rotate_by_document
 from tunewright.engines.torch.quantized_load import PackOnLoad
 from tunewright.errors import EngineError, ModelError
 from tunewright.models.sanitise import read_json
+from tunewright.models.weights import not_finite
+
+# Buffers that older releases of transformers stored: computed from the config now.
+_OLD_BUFFERS = ("rotary_emb.inv_freq", ".attn.masked_bias", ".attention.masked_bias")
 
 
 def load_model(
@@ -56,6 +60,7 @@ def load_model(
             ) from error
     model, info = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     _check_complete(folder, info)
+    _check_finite(folder, model)
     model.config.use_cache = False
     model.requires_grad_(False).eval()
     rotate_by_document(model)
@@ -102,16 +107,25 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
     for key, what in (
         ("missing_keys", "weights are missing"),
         ("mismatched_keys", "weights have another shape"),
+        ("unexpected_keys", "weights have no place in the model"),
     ):
-        names = sorted(str(name) for name in info.get(key) or ())
+        names = sorted(str(name) for name in info.get(key) or () if not str(name).endswith(_OLD_BUFFERS))
         if names:
             raise ModelError(
                 what,
                 where=str(folder),
                 got=", ".join(names[:5]) + (" …" if len(names) > 5 else ""),
-                hint="fetch the model again; a random start for a missing weight is never what you want",
+                hint="its config.json and weights must be those of one sound model; nothing is left out or "
+                "made up for them",
                 code="model.incomplete",
             )
+
+
+def _check_finite(folder: Path, model: PreTrainedModel) -> None:
+    for name, parameter in model.named_parameters():
+        # A sum is one pass without a copy of the weight, and not finite where one of its terms is not.
+        if parameter.is_floating_point() and not parameter.sum(dtype=torch.float32).isfinite():
+            raise not_finite(folder, name)
 
 
 @contextmanager
