@@ -18,12 +18,33 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # Other families' names of the same size.
 _NAMES = {
-    "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
-    "heads": ("num_attention_heads", "n_head", "n_heads"),
+    "layers": (
+        "decoder_layers",
+        "num_decoder_layers",
+        "num_hidden_layers",
+        "n_layer",
+        "num_layers",
+        "n_layers",
+    ),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim", "emb_dim"),
+    "heads": (
+        "decoder_attention_heads",
+        "num_decoder_attention_heads",
+        "num_attention_heads",
+        "n_head",
+        "n_heads",
+        "num_heads",
+        "attention_heads",
+    ),
     "kv_heads": ("num_key_value_heads", "multi_query_group_num", "num_kv_heads"),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
-    "max_positions": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "decoder_ffn_dim"),
+    "max_positions": (
+        "max_position_embeddings",
+        "n_positions",
+        "max_seq_len",
+        "seq_length",
+        "max_target_positions",
+    ),
 }
 # Every n-th layer is global where neither layer_types nor a pattern is given.
 _GLOBAL_EVERY = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
@@ -72,7 +93,8 @@ def build_arch(config: Mapping[str, Any], shapes: Shapes, where: str) -> Arch:
     settings = text_settings(config)
     sizes = {size: _size(settings, names) for size, names in _NAMES.items()}
     layers, hidden = _needed(sizes, "layers", where), _needed(sizes, "hidden_size", where)
-    heads = _needed(sizes, "heads", where)
+    # State-space models have none: one as wide as the model.
+    heads = sizes["heads"] or 1
     vocab = _needed({"vocab_size": settings.get("vocab_size")}, "vocab_size", where)
     outer = {name for name, shape in shapes.items() if len(shape) == 2 and _is_outer(name, shape, vocab)}
     linear = {

@@ -3,36 +3,38 @@
 A model's config can name code to run (auto_map, model_file) and kernels to fetch (the implementation keys).
 A key stays only when the native code of the model's type reads it, its name is plain and its value is plain
 JSON. Keys that ask for code are refused by name where they would run although nobody asked, and left out with
-a warning where the native type does without.
+a warning where the native type does without. Keys that begin with an underscore are a library's own notes:
+left out like any other that the type does not read.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 from tunewright.errors import ModelError
-from tunewright.models.native import causal_types, config_types, keys_read
+from tunewright.models.native import causal_types, config_defaults, config_types, keys_read
 from tunewright.types import JsonValue
 
-# Written by transformers itself, without effect on what the model computes.
-_HARMLESS = {
-    "_attn_implementation_autoset",
-    "_commit_hash",
-    "_diffusers_version",
-    "_flash_attn_2_enabled",
-    "_from_model_config",
-    "_load_in_4bit",
-    "_load_in_8bit",
-    "_name_or_path",
-    "_num_labels",
-    "_output_attentions",
-    "_sliding_window_pattern",
+# Which function computes a layer: these come with transformers, any other name is code to fetch.
+_OWN_IMPLEMENTATIONS = {
+    "batched_mm",
+    "eager",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flex_attention",
+    "grouped_mm",
+    "sdpa",
 }
+# How transformers writes a number that JSON has no word for, and what it stands for.
+FLOAT_TAG = "__float__"
+_INFINITE = {"Infinity": math.inf, "-Infinity": -math.inf}
 _QUANTIZED = ("quantization_config", "quantization", "compression_config")
 _CODE_LEFT_OUT = {"auto_map", "custom_pipelines", "trust_remote_code", "code_revision", "name_or_path"}
 _CODE_REFUSED = {"model_file"}
+_PER_LAYER = "per_layer_config"
 _DTYPES = {"auto", "float32", "float16", "bfloat16"}
 _HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -130,6 +132,16 @@ def _check_head(config: Mapping[str, Any], model_type: str, where: str) -> None:
             expected=native,
             code="model.not-causal",
         )
+    paired = {**config_defaults(model_type), **config}.get("is_encoder_decoder")
+    if paired and native not in named:
+        # Its decoder alone would load, and train without what it was made to read.
+        raise ModelError(
+            "the model is an encoder and a decoder",
+            where=where,
+            got=f"architectures {named}",
+            expected=f"a decoder alone: {native}",
+            code="model.not-causal",
+        )
 
 
 def _filter(
@@ -139,16 +151,32 @@ def _filter(
     clean: dict[str, JsonValue] = {}
     for key, value in config.items():
         name = f"{path}{key}"
-        if _is_dangerous(key, name, where, warnings) or key not in allowed:
+        # Danger first: what asks for code is named also where no native code reads it.
+        if _is_dangerous(key, value, name, where, warnings) or key not in allowed:
             continue
         if key in ("torch_dtype", "dtype") and value not in _DTYPES:
             continue
         if isinstance(value, dict) and _is_model_config(key, cast("dict[str, Any]", value)):
             nested = cast("dict[str, Any]", value)
-            clean[key] = _filter(nested, allowed | _keys_of(nested, name, where), where, warnings, f"{name}.")
+            readable = allowed | _keys_of(nested, name, where)
+            if key == _PER_LAYER:
+                clean[key] = _filter_layers(nested, readable, where, warnings, name)
+            else:
+                clean[key] = _filter(nested, readable, where, warnings, f"{name}.")
         else:
             clean[key] = _plain(value, name, where, warnings)
     return clean
+
+
+def _filter_layers(
+    layers: Mapping[str, Any], allowed: frozenset[str], where: str, warnings: list[str], name: str
+) -> dict[str, JsonValue]:
+    """What single layers set otherwise than the config around them, by their number."""
+    return {
+        number: _filter(cast("dict[str, Any]", settings), allowed, where, warnings, f"{name}.{number}.")
+        for number, settings in layers.items()
+        if number.isdecimal() and isinstance(settings, dict)
+    }
 
 
 def _is_model_config(key: str, value: Mapping[str, Any]) -> bool:
@@ -157,7 +185,9 @@ def _is_model_config(key: str, value: Mapping[str, Any]) -> bool:
 
 def _keys_of(config: Mapping[str, Any], name: str, where: str) -> frozenset[str]:
     model_type = config.get("model_type")
-    if model_type is None:
+    if (
+        model_type is None or model_type == ""
+    ):  # a part without a type of its own: "" as transformers saves it
         return frozenset()
     if not isinstance(model_type, str) or model_type not in config_types():
         raise ModelError(
@@ -173,28 +203,54 @@ def _plain(value: Any, name: str, where: str, warnings: list[str]) -> JsonValue:
     """A value whose mappings (rope settings, label names, generation settings) have free keys."""
     if isinstance(value, list):
         return [_plain(item, name, where, warnings) for item in cast("list[Any]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return _tagged(value, name, where)
     if not isinstance(value, dict):
         return value
-    clean: dict[str, JsonValue] = {}
-    for key, item in cast("dict[str, Any]", value).items():
-        if not _is_dangerous(key, f"{name}.{key}", where, warnings):
-            clean[key] = _plain(item, f"{name}.{key}", where, warnings)
-    return clean
+    settings = cast("dict[str, Any]", value)
+    if set(settings) == {FLOAT_TAG}:
+        return _tagged(settings[FLOAT_TAG], name, where)
+    return {
+        key: _plain(item, f"{name}.{key}", where, warnings)
+        for key, item in settings.items()
+        if not _is_dangerous(key, item, f"{name}.{key}", where, warnings) and not key.startswith("_")
+    }
 
 
-def _is_dangerous(key: str, name: str, where: str, warnings: list[str]) -> bool:
+def _tagged(value: object, name: str, where: str) -> JsonValue:
+    """Infinity as transformers writes it, whichever way it was written: other readers of the copy take no
+    number that is not JSON."""
+    for word, number in _INFINITE.items():
+        if value in (word, number):
+            return {FLOAT_TAG: word}
+    raise ModelError(
+        f"{name} is no number",
+        where=where,
+        got=repr(value),
+        expected="a number, Infinity or -Infinity",
+        code="model.bad-config",
+    )
+
+
+def _is_dangerous(key: str, value: object, name: str, where: str, warnings: list[str]) -> bool:
     """Whether the key must be left out. Raises ModelError where leaving it out would hide an attack."""
-    if key in _HARMLESS:
-        return True
-    if key in _CODE_REFUSED or key.startswith("_"):
+    private = key.startswith("_")
+    if key in _CODE_REFUSED or (private and "implementation" in key and _names_foreign(value)):
         raise ModelError(
             f"the config has the key {name}, which can make a library run code",
             where=where,
             hint="if you trust the model and it does without, delete the key from its config.json",
             code="model.unsafe-config",
         )
-    if key in _CODE_LEFT_OUT or key.endswith("_implementation"):
+    if key in _CODE_LEFT_OUT or (key.endswith("_implementation") and not private):
         if key != "name_or_path":
             warnings.append(f"{where}: {name} was left out; only the code of transformers itself runs")
         return True
-    return re.fullmatch(r"[A-Za-z0-9][\w .:/-]*", key) is None
+    return not private and re.fullmatch(r"[A-Za-z0-9][\w .:/-]*", key) is None
+
+
+def _names_foreign(value: object) -> bool:
+    """Whether a value names a function that does not come with transformers, itself or for a part."""
+    if isinstance(value, dict):
+        return any(map(_names_foreign, cast("dict[str, object]", value).values()))
+    return value not in _OWN_IMPLEMENTATIONS and value is not None and not isinstance(value, bool)

@@ -31,11 +31,17 @@ def config_types() -> Mapping[str, str]:
 
 @cache
 def keys_read(model_type: str) -> frozenset[str]:
-    """Every word in the configuration and model code of a type, so every config key it can read."""
-    words: set[str] = set()
-    for path in (*sorted(_type_folder(model_type).glob("*.py")), *_shared_files()):
-        words.update(re.findall(r"[A-Za-z]\w*", path.read_text(encoding="utf-8")))
-    return frozenset(words)
+    """Every config key that the code of a type can read: every word in it.
+
+    Of the words that begin with an underscore only those that it reads off a config, and that are none of the
+    notes that every config of transformers takes.
+    """
+    own = [path.read_text(encoding="utf-8") for path in sorted(_type_folder(model_type).glob("*.py"))]
+    shared = [path.read_text(encoding="utf-8") for path in _shared_files()]
+    words = {word for text in (*own, *shared) for word in re.findall(r"[A-Za-z]\w*", text)}
+    private = {word for text in own for word in re.findall(r"\bconfig\.(_[A-Za-z]\w*)", text)}
+    notes = {word for text in shared for word in re.findall(r"(?<!\w)_\w+", text)}
+    return frozenset(words | (private - notes))
 
 
 @cache

@@ -103,11 +103,11 @@ def checked_settings(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON mapping without NaN. Raises ModelError naming the file."""
+    """A JSON mapping, in which numbers may be infinite but not NaN. Raises ModelError naming the file."""
     try:
         if path.stat().st_size > MOST_JSON_BYTES:
             raise ValueError(f"it has more than {MOST_JSON_BYTES} bytes")
-        value: Any = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value: Any = json.loads(path.read_text(encoding="utf-8"), parse_constant=_read_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"the file cannot be read: {error}", where=str(path), code="model.bad-json"
@@ -212,5 +212,8 @@ def _dump(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _read_constant(name: str) -> float:
+    """Python writes these words, and so do libraries that leave JSON to it."""
+    if name == "NaN":
+        raise ValueError("NaN is no number")
+    return float(name)

@@ -39,7 +39,37 @@ def test_old_names_that_the_type_still_reads_stay() -> None:
 
 def test_harmless_and_unknown_keys_go_silently() -> None:
     extra = {"_name_or_path": "x", "_commit_hash": "y", "name_or_path": "z", "unsloth_fixed": True, "a b": 1}
+    extra |= {"_model_name_or_path": "x", "_attn_implementation": "sdpa", "_experts_implementation": None}
+    extra |= {"__class__": "x", "_auto_class": "AutoModelForCausalLM"}
     assert filter_config({**LLAMA, **extra, "torch_dtype": "../x"}, "") == (LLAMA, ())
+
+
+def test_a_private_key_that_the_type_itself_reads_stays() -> None:
+    config = {"model_type": "opt", "hidden_size": 64, "_remove_final_layer_norm": True}
+    assert filter_config(config, "") == (config, ())
+
+
+def test_what_single_layers_set_is_filtered_like_the_config_around_it() -> None:
+    text = {"model_type": "gemma4_text", "per_layer_config": {"1": {"head_dim": 32, "no_such_setting": 1}}}
+    kept, _ = filter_config({"model_type": "gemma4", "text_config": text}, "c")
+    assert kept["text_config"]["per_layer_config"] == {"1": {"head_dim": 32}}
+    text["per_layer_config"]["1"]["_attn_implementation"] = "someone/kernel"
+    refused = _refused({"model_type": "gemma4", "text_config": text}, "model.unsafe-config")
+    assert "text_config.per_layer_config.1._attn_implementation" in refused
+
+
+def test_a_part_without_a_type_is_read_like_the_config_around_it() -> None:
+    config = {"model_type": "mpt", "attn_config": {"model_type": "", "_name_or_path": "", "alibi": True}}
+    assert filter_config(config, "")[0]["attn_config"] == {"model_type": "", "alibi": True}
+
+
+@pytest.mark.parametrize("infinite", [float("inf"), {"__float__": "Infinity"}])
+def test_infinity_stays_as_transformers_writes_it(infinite: object) -> None:
+    config = {"model_type": "mamba2", "time_step_limit": [0.0, infinite], "rope_scaling": {"x": infinite}}
+    kept, _ = filter_config(config, "")
+    assert kept["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    assert kept["rope_scaling"] == {"x": {"__float__": "Infinity"}}
+    _refused({"model_type": "mamba2", "time_step_limit": {"__float__": "NaN"}}, "model.bad-config")
 
 
 def test_nested_configs_are_filtered_by_their_own_type() -> None:
@@ -66,6 +96,8 @@ def test_a_nested_config_of_a_foreign_type_is_refused() -> None:
         ({"model_type": "clip", "auto_map": {}}, "model.remote-code"),
         ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "model.not-causal"),
         ({**LLAMA, "architectures": 5}, "model.not-causal"),
+        ({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}, "model.not-causal"),
+        ({"model_type": "bart", "is_encoder_decoder": True}, "model.not-causal"),
         ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, "model.quantized"),
         ({**LLAMA, "quantization": {"bits": 4}}, "model.quantized"),
     ],

@@ -139,7 +139,13 @@ def test_code_keys_of_a_native_type_are_left_out_and_told(llama: Path, edit_json
 
 
 @pytest.mark.parametrize(
-    "key", ["_attn_implementation_internal", "_experts_implementation_internal", "_anything", "model_file"]
+    "key",
+    [
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "_experts_implementation_internal",
+        "model_file",
+    ],
 )
 def test_keys_that_run_code_unasked_are_refused(key: str, llama: Path, edit_json) -> None:
     edit_json(llama / "config.json", **{key: "canary.py"})
@@ -206,6 +212,11 @@ def test_a_missing_tokenizer_is_refused_with_a_hint(llama: Path) -> None:
 def test_a_broken_config_is_refused(text: str, llama: Path) -> None:
     (llama / "config.json").write_text(text, encoding="latin-1")
     assert "config.json" in _refused(llama, "model.bad-json")
+
+
+def test_words_of_python_for_infinity_are_read(llama: Path, edit_json) -> None:
+    edit_json(llama / "config.json", rope_parameters={"rope_type": "default", "limit": float("inf")})
+    assert '"__float__": "Infinity"' in (resolve_model(str(llama)).folder / "config.json").read_text()
 
 
 def test_a_huge_config_is_refused(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
