@@ -42,7 +42,7 @@ OPEN, CLOSE = "⟦", "⟧"
 """Marks around trained tokens, for eyes and terminals without colour."""
 
 
-def check(
+def check(  # noqa: PLR0913 - one parameter an option
     file: _File,
     model: _Model = "builtin:tiny",
     format_: _Format = "auto",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunewright.data.formats.field import Field
+from tunewright.data.formats.null_keys import check_calls
 from tunewright.types import Conversation, Message
 
 
 def build_conversation(turns: Field, messages: Sequence[Message], tools: tuple[str, ...]) -> Conversation:
     """The checked conversation. turns: the field that the messages came from, named in messages.
 
-    Raises DataError when there is no message, no answer, an empty turn, or a tool result without a call.
+    Raises DataError when there is no message, no answer, an empty turn, a tool result without a call, or an
+    argument that only a table added.
     """
     if not messages:
         raise turns.error("holds no messages", code="data.empty-messages", expected="at least one turn")
@@ -25,6 +27,7 @@ def build_conversation(turns: Field, messages: Sequence[Message], tools: tuple[s
             expected="at least one assistant turn",
         )
     _check_tool_results(turns, messages)
+    check_calls(turns, messages, tools)
     return Conversation(tuple(messages), tools, turns.source)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from tunewright.data.formats.field import Field
+from tunewright.data.formats.null_keys import check_definition
 from tunewright.data.strict_json import JsonFault, dump_json, parse_json, split_array, split_object
 from tunewright.errors import DataError
 from tunewright.types import JsonValue, ToolCall
@@ -76,6 +77,7 @@ def _read_definition(field: Field, text: str) -> str:
     _read_name(function.child("name"))
     if not isinstance(function.child("parameters").value, (dict, type(None))):
         raise function.child("parameters").wrong_type("a JSON schema (an object)")
+    check_definition(field, cast("dict[str, JsonValue]", function.value))
     return f'{{"type": "function", "function": {text}}}' if is_bare else text
 
 
