@@ -29,8 +29,9 @@ that its clients work unchanged; [moving from OpenAI](../guides/moving-from-open
 
 - Every call but `GET /health` needs `Authorization: Bearer ftk_…`; what a key may do is its
   [scope](../concepts/service.md#keys-and-projects). A key sees its own project only.
-- Bodies are JSON, uploads are forms. A field that is not listed here is refused, so that a typing error is
-  not ignored.
+- Bodies are JSON, whatever `content-type` they come with; uploads are `multipart/form-data`. A field that is
+  not listed here is refused, so that a typing error is not ignored.
+- Every GET can be asked as HEAD.
 - Every answer has `x-request-id` and `openai-processing-ms`. A refusal has the [envelope](#errors).
 - `GET /openapi.json` is this page for programs, `GET /docs` the same to try in a browser. Neither needs a
   key.

@@ -98,6 +98,7 @@ REFUSALS = {
     "wrong_project": "`OpenAI-Project` names another project than that of the key",
     "rate_limit_exceeded": "the key asked too often; `retry-after` tells how long to wait, the client does",
     "busy": "the model is being loaded, the device is taken or too many chats wait; the client asks again",
+    "disk_full": "the server has no room: nothing was stored, and the client does not try again",
     "database_unavailable": "the server cannot reach its database; the client asks again",
     "insufficient_quota": "the project has as much as it may; the client does not try again",
 }

@@ -16,6 +16,9 @@ from tunewright.cli.service import Inference
 if TYPE_CHECKING:
     from tunewright.service.settings import Limits, Tls
 
+LONGEST_NAME = 96
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
+"""No part is empty, `.` or `..`: proxies would take it for a way to another path."""
 HostOption = Annotated[
     str, typer.Option(envvar="TUNEWRIGHT_HOST", help="Address to listen on; 0.0.0.0 lets other machines in.")
 ]
@@ -64,6 +67,15 @@ ProxyOption = Annotated[
         metavar="ADDRESS",
         envvar="TUNEWRIGHT_PROXY",
         help="Proxy, or a network of them, whose X-Forwarded-For says who calls. Repeatable.",
+    ),
+]
+CorsOriginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN",
+        envvar="TUNEWRIGHT_CORS_ORIGIN",
+        help="Origin whose pages may call from a browser, such as https://app.example.org; `*` is every one. "
+        "Repeatable.",
     ),
 ]
 DataDirOption = Annotated[
@@ -140,6 +152,20 @@ def read_proxies(texts: Iterable[str]) -> tuple[str, ...]:
     return given
 
 
+def read_origins(texts: Iterable[str]) -> tuple[str, ...]:
+    """Origins of pages. Raises typer.BadParameter."""
+    from tunewright.service.cross_origin import is_origin
+
+    given = tuple(texts)
+    for text in given:
+        if not is_origin(text):
+            raise typer.BadParameter(
+                f"--cors-origin {text} is no origin, such as https://app.example.org, in lower case and "
+                "without a path"
+            )
+    return given
+
+
 def read_data_dir(given: Path | None) -> Path | None:
     """The folder by its absolute path. Raises typer.BadParameter."""
     if given is not None and not given.expanduser().is_dir():
@@ -149,10 +175,10 @@ def read_data_dir(given: Path | None) -> Path | None:
 
 def _read_model(text: str) -> tuple[str, str]:
     name, _, model = text.partition("=")
-    if not model or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}", name):
+    if not model or len(name) > LONGEST_NAME or not _NAME.fullmatch(name) or name.startswith("ft:"):
         raise typer.BadParameter(
             f"--model {text} is not NAME=MODEL, such as qwen=Qwen/Qwen3-0.6B; a name has letters, digits, "
-            "`.`, `_`, `:` and `-`"
+            f"`.`, `_`, `:` and `-`, with `/` between its parts, {LONGEST_NAME} at most, and is no `ft:…`"
         )
     folder = Path(model).expanduser()
     return name, str(folder.resolve()) if folder.is_dir() else model

@@ -13,12 +13,14 @@ from starlette.types import ASGIApp
 
 from tunewright import __version__
 from tunewright.service.context import Service
+from tunewright.service.cross_origin import cross_origin
 from tunewright.service.db.blobs import take_unused
 from tunewright.service.db.database import DatabaseFault
 from tunewright.service.db.files import expire_files
 from tunewright.service.envelope import Refusals, RequestIds, install
 from tunewright.service.inference.model_server import ModelServer
 from tunewright.service.inference.training import make_way
+from tunewright.service.methods import AnyJson, Heads
 from tunewright.service.observe import Observed
 from tunewright.service.openapi import Documented
 from tunewright.service.outcomes import release_expired
@@ -67,7 +69,11 @@ def build_app(service: Service) -> ASGIApp:
     app.include_router(metrics.router)
     app.include_router(reference.router)
     app.include_router(worker.router, include_in_schema=False)
-    return RequestIds(Observed(PatientBodies(Refusals(app, service.settings.limits.json_bytes)), service))
+    inner: ASGIApp = Refusals(AnyJson(app), service.settings.limits.json_bytes)
+    inner = Heads(PatientBodies(inner))
+    if service.settings.cors_origins:
+        inner = cross_origin(inner, service.settings.cors_origins)
+    return RequestIds(Observed(inner, service))
 
 
 @asynccontextmanager

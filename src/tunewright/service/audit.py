@@ -6,6 +6,7 @@ replaced. Bodies, file names and keys never come here; a key is told by its id.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -57,6 +58,14 @@ def is_audited(method: str, route: str, status: int) -> bool:
     return method not in ("GET", "HEAD", "OPTIONS") or route.endswith("/content")
 
 
+def _append(handle: int, data: bytes) -> None:
+    """Write all or nothing: half a line would make the next one unreadable too. Raises OSError."""
+    size = os.fstat(handle).st_size
+    if os.write(handle, data) < len(data):
+        os.ftruncate(handle, size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 class AuditLog:
     """Appends to `audit.jsonl` in the home folder, readable by its owner only."""
 
@@ -75,7 +84,7 @@ class AuditLog:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
                 handle = os.open(self._path, flags, 0o600)
                 try:
-                    os.write(handle, line.encode())
+                    _append(handle, line.encode())
                 finally:
                     os.close(handle)
         except OSError:

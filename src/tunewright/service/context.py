@@ -16,6 +16,7 @@ from tunewright.service.db.keys import find_key
 from tunewright.service.faults import AUTHENTICATION, PERMISSION, ApiError
 from tunewright.service.keys import Scope, hash_secret, is_well_formed
 from tunewright.service.records import KeyRecord
+from tunewright.service.room import Room
 from tunewright.service.settings import ServeSettings
 from tunewright.service.store import BlobStore
 from tunewright.service.traffic import Traffic, too_many_requests
@@ -26,7 +27,7 @@ Found = TypeVar("Found")
 @dataclass(frozen=True, slots=True)
 class Service:
     """One server: its settings, database, stored bytes, the secret that keys are hashed with, its audit log
-    and what it remembers of its callers."""
+    and what it remembers of its callers and of its disks."""
 
     settings: ServeSettings
     database: Database
@@ -34,6 +35,7 @@ class Service:
     pepper: bytes
     audit: AuditLog
     traffic: Traffic = field(default_factory=Traffic)
+    room: Room = field(default_factory=Room)
     stopping: Event = field(default_factory=Event)
     """Set when the server ends, for answers that would go on."""
 

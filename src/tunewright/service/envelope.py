@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,10 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunewright.service.absent import absent_call, unknown_call
+from tunewright.service.context import Service
 from tunewright.service.db.database import DATABASE_AWAY
-from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError, unknown_field
+from tunewright.service.faults import INVALID_REQUEST, SERVER, ApiError, disk_full, unknown_field
 from tunewright.service.ids import REQUEST, new_id
 from tunewright.service.logs import request_id as current_request
+from tunewright.service.room import is_full
 
 log = logging.getLogger("tunewright.service")
 
@@ -37,6 +39,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _no_route)
     for away in DATABASE_AWAY:
         app.add_exception_handler(away, _no_database)
+    app.add_exception_handler(OSError, _no_disk)
     app.add_exception_handler(Exception, _failed)
 
 
@@ -74,7 +77,8 @@ class RequestIds:
 
 class Refusals:
     """ASGI wrapper for what is refused outside of the routes: a path or query with the character NUL, which
-    PostgreSQL cannot compare, and a body above its limit, which Starlette would refuse in plain text."""
+    PostgreSQL cannot compare, a body whose end is told in two ways, and one above its limit, which Starlette
+    would refuse in plain text."""
 
     def __init__(self, app: ASGIApp, body_bytes: int) -> None:
         self.app = app
@@ -82,9 +86,9 @@ class Refusals:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
-            refusal = envelope(ApiError(400, "The address has a NUL character in it", code="invalid_value"))
-            await refusal(scope, receive, send)
+        refusal = _refusal_of(scope) if scope["type"] == "http" else None
+        if refusal is not None:
+            await envelope(refusal)(scope, receive, send)
             return
         replaced = False
 
@@ -98,6 +102,21 @@ class Refusals:
                 await send(message)
 
         await self.app(scope, receive, send_envelope)
+
+
+def _refusal_of(scope: Scope) -> ApiError | None:
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        return ApiError(400, "The address has a NUL character in it", code="invalid_value")
+    headers = Headers(scope=scope)
+    if "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
+        # What follows on the connection is the body to one reader and a request to another (RFC 9112, 6.3).
+        return ApiError(
+            400,
+            "The request tells the end of its body by Transfer-Encoding and in another way; send one of them",
+            code="invalid_http",
+            headers={"connection": "close"},
+        )
+    return None
 
 
 def _too_large(most_bytes: int) -> ApiError:
@@ -134,7 +153,7 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 def _reason(fault: Mapping[str, Any]) -> str:
     if not fault.get("loc", ())[1:] and fault.get("type") in NO_OBJECT:
-        return "send a JSON object, as application/json"
+        return "send a JSON object"
     reason = str(fault.get("msg", "it is not valid")).removeprefix("Value error, ")
     return f"{reason[:1].lower()}{reason[1:]}"
 
@@ -157,6 +176,10 @@ def _no_route(request: Request, error: Exception) -> JSONResponse:
 
 def _no_database(request: Request, error: Exception) -> JSONResponse:
     reason = " ".join(str(getattr(error, "orig", None) or error).split())
+    if is_full(error):
+        log.error("%s %s: the database has no room: %s", request.method, request.url.path, reason)
+        cast(Service, request.app.state.service).room.note_database(is_full=True)
+        return envelope(disk_full())
     log.error("%s %s: the database does not answer: %s", request.method, request.url.path, reason)
     away = ApiError(
         503,
@@ -166,6 +189,15 @@ def _no_database(request: Request, error: Exception) -> JSONResponse:
         headers={"retry-after": "1"},
     )
     return envelope(away)
+
+
+def _no_disk(request: Request, error: Exception) -> JSONResponse:
+    if not is_full(error):
+        return _failed(request, error)
+    log.error("%s %s: the disk of the home folder is full: %s", request.method, request.url.path, error)
+    service = cast(Service, request.app.state.service)
+    service.room.note_home_full(service.settings.home)
+    return envelope(disk_full())
 
 
 def _failed(request: Request, error: Exception) -> JSONResponse:

@@ -73,6 +73,17 @@ def no_such_model(name: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
+def disk_full() -> ApiError:
+    """507 for a write that found no room. The official client would try again at once, in vain."""
+    return ApiError(
+        507,
+        "The disk of the server is full and nothing was stored. Its operator has to make room",
+        type=SERVER,
+        code="disk_full",
+        headers={"x-should-retry": "false"},
+    )
+
+
 def lease_lost(job_id: str) -> ApiError:
     """409 for a worker that writes to a job which it no longer holds."""
     return ApiError(409, f"This worker does not hold {job_id} any more", code=LEASE_LOST)

@@ -67,8 +67,8 @@ class Tls:
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
     """models: base models by the name that the API shows, and what the run file calls them. data_dir: files
-    that jobs may name. proxies: addresses that may say for whom they ask. log_format: of this process and of
-    the workers that it starts."""
+    that jobs may name. proxies: addresses that may say for whom they ask. cors_origins: whose pages may call
+    from a browser. log_format: of this process and of the workers that it starts."""
 
     home: Path
     host: str = DEFAULT_HOST
@@ -81,6 +81,7 @@ class ServeSettings:
     data_dir: Path | None = None
     tls: Tls | None = None
     proxies: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     log_format: LogFormat = "text"
     inference: InferenceSettings = field(default_factory=InferenceSettings)
 

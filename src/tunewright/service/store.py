@@ -121,7 +121,9 @@ class _LocalWriter:
         return sha256
 
     def abort(self) -> None:
-        self._file.close()
+        # On a full disk closing fails as well: what is left in the buffer finds no room either.
+        with suppress(OSError):
+            self._file.close()
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 

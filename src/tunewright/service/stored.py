@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tunewright.service.context import Service
-from tunewright.service.db.blobs import add_blob
-from tunewright.service.db.database import Connection
+from tunewright.service.db.blobs import add_blob, is_known
+from tunewright.service.db.database import Connection, DatabaseFault
 from tunewright.service.faults import SERVER, ApiError
+from tunewright.service.room import is_full
 
 
 def store_chunks(service: Service, chunks: Iterable[bytes]) -> tuple[str, int]:
@@ -27,8 +28,21 @@ def record_blob(service: Service, sha256: str, size: int) -> None:
 
     Raises as keep_blob.
     """
-    with service.database.write() as connection:
-        keep_blob(service, connection, sha256, size)
+    try:
+        with service.database.write() as connection:
+            keep_blob(service, connection, sha256, size)
+    except DatabaseFault as error:
+        if is_full(error):
+            _forget(service, sha256)
+        raise
+
+
+def _forget(service: Service, sha256: str) -> None:
+    """Remove bytes that could not be recorded: on a disk that is full nobody else would."""
+    with service.database.read() as connection:
+        known = is_known(connection, sha256)
+    if not known:
+        service.blobs.remove(sha256)
 
 
 def keep_blob(service: Service, connection: Connection, sha256: str, size: int) -> None:

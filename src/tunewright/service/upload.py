@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 ENVELOPE_BYTES = 64 * 1024
 """What the parts around the file may take: their headers and the form fields."""
-MOST_PARTS = 16
 LONGEST_NAME = 200
 """Letters of an unknown field's name that are told."""
 
@@ -89,7 +88,6 @@ class _Form:
     fields: dict[str, str] = field(default_factory=dict[str, str])
     filename: str | None = None
     ended: bool = False
-    _parts: int = 0
     _around: int = 0
     _header: bytearray = field(default_factory=bytearray)
     _value: bytearray = field(default_factory=bytearray)
@@ -110,9 +108,6 @@ class _Form:
         }
 
     def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > MOST_PARTS:
-            raise _bad_form(f"The form has too many parts: at most {MOST_PARTS}")
         self._headers.clear()
         self._header.clear()
         self._value.clear()

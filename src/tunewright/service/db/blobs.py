@@ -24,6 +24,11 @@ def add_blob(connection: Connection, sha256: str, size: int) -> None:
     connection.execute(row.on_conflict_do_update(index_elements=["sha256"], set_={"touched_at": now}))
 
 
+def is_known(connection: Connection, sha256: str) -> bool:
+    """Whether these bytes are recorded."""
+    return connection.execute(select(blobs.c.sha256).where(blobs.c.sha256 == sha256)).first() is not None
+
+
 def known_blobs(connection: Connection, hashes: set[str]) -> set[str]:
     """Those of `hashes` that are stored. They count as stored just now."""
     found = set(connection.execute(select(blobs.c.sha256).where(blobs.c.sha256.in_(hashes))).scalars())

@@ -30,6 +30,12 @@ def request_hash(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
+def try_to_write(connection: Connection) -> None:
+    """Write a line that means nothing, and that the next `remember` removes. Raises DatabaseFault."""
+    connection.execute(delete(replays).where(replays.c.request_hash == "room"))
+    connection.execute(insert(replays).values(request_hash="room", object_id="", created_at=0.0))
+
+
 def find_replay(connection: Connection, name: str) -> Replay | None:
     """The request of this name of the last ten minutes. Holds the name until the transaction ends, so that
     the same request in flight on another connection waits."""

@@ -54,12 +54,17 @@ def _folder(service: Service, tuned: ArtifactRecord) -> Path:
 def _write(service: Service, tuned: ArtifactRecord, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
-    for file in tuned.files:
-        path = partial / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as out:
-            for chunk in service.blobs.read(file.sha256):
-                out.write(chunk)
+    try:
+        for file in tuned.files:
+            path = partial / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as out:
+                for chunk in service.blobs.read(file.sha256):
+                    out.write(chunk)
+    except OSError:
+        # What is left of it would keep a full disk full.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     partial.rename(folder)
 
 
