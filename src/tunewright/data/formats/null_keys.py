@@ -14,7 +14,7 @@ from tunewright.data.strict_json import parse_json
 from tunewright.errors import DataError
 from tunewright.types import Message
 
-_HINT = "a table filled in the keys of other rows; store tools and arguments as JSON text, or leave those keys out"
+_HINT = "a table filled in keys of other rows; keep tools and arguments as JSON text, or leave those keys out"
 
 
 def check_definition(field: Field, function: Mapping[str, Any]) -> None:
