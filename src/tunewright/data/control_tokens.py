@@ -67,6 +67,10 @@ class ControlTokens:
         """The text of the row again. Control tokens in it can no longer be told apart."""
         return text.translate(self._unmark)
 
+    def is_marked(self, text: str) -> bool:
+        """Whether the content of a rendered text spells a control token."""
+        return _has_mark(text)
+
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids of a rendered text and the character at which each starts: marked text as plain text,
         control tokens that the template wrote as such. Raises DataError for a text of too many private-use

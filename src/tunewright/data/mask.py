@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.config.schema import DataConfig
+from tunewright.data.dropped import DroppedPart
 from tunewright.data.spans import Rendering, find_spans
 from tunewright.data.templates import ChatTokenizer
 from tunewright.errors import DataError
@@ -22,13 +23,16 @@ from tunewright.types import Conversation, Example, Row, SourceRef, TextRow
 
 @dataclass(frozen=True, slots=True)
 class RenderedRow:
-    """The examples of one row before the length rule, and what the report counts (see RowSpans)."""
+    """The examples of one row before the length rule, and what the report counts (see RowSpans).
+
+    spells_control: content holds text of control tokens, which was read as text."""
 
     examples: tuple[Example, ...]
     missing_end: int = 0
     shifted_prompts: int = 0
     left_out: int = 0
-    dropped: tuple[str, ...] = ()
+    dropped: tuple[DroppedPart, ...] = ()
+    spells_control: bool = False
 
     @property
     def longest(self) -> int:
@@ -70,6 +74,7 @@ def _chat_row(row: Conversation, tokenizer: ChatTokenizer, data: DataConfig) -> 
         shifted_prompts=spans.shifted_prompts,
         left_out=spans.left_out,
         dropped=spans.dropped,
+        spells_control=any(tokenizer.control.is_marked(rendering.text) for rendering in spans.renderings),
     )
 
 

@@ -21,6 +21,7 @@ _WHAT = {
     "data.template-refused": "rows that the chat template refuses",
     "data.template-not-prefix": "rows whose turns do not begin with the generation prompt",
     "data.double-bos": "rows that start with the bos token twice",
+    "data.turn-dropped": "rows with a trained turn that the chat template leaves empty",
     "data.overlong": "rows above data.seq_len",
 }
 _NOTES = (
@@ -41,6 +42,16 @@ _NOTES = (
     ),
 )
 _DROPPED = "rows with content that the chat template drops"
+_DROPPED_KINDS = {
+    "content": "data.dropped-content",
+    "reasoning": "data.dropped-reasoning",
+    "name": "data.dropped-name",
+    "tool call": "data.dropped-tool-call",
+    "tool arguments": "data.dropped-tool-arguments",
+    "tool result": "data.dropped-tool-result",
+    "tool": "data.dropped-tool",
+}
+_SPELLED = "rows whose content spells control tokens, read as plain text"
 _OVERLONG = {
     "cut": "rows cut at data.seq_len",
     "split": "rows split at data.seq_len",
@@ -156,6 +167,13 @@ class RowSurvey:
         for (code, what, why), count in zip(_NOTES, counts, strict=True):
             if count:
                 self.tally.add(code, "warning", what, row.source, f"{row.source}: {why}", count)
+        if rendered.spells_control:
+            first = f"{row.source}: data.control_tokens: parse reads it as the tokens"
+            self.tally.add("data.control-text", "note", _SPELLED, row.source, first)
         if rendered.dropped:
-            first = f"{row.source}: {', '.join(rendered.dropped)}"
+            first = f"{row.source}: {', '.join(map(str, rendered.dropped))}"
             self.tally.add("data.content-dropped", "warning", _DROPPED, row.source, first)
+        for kind in dict.fromkeys(part.kind for part in rendered.dropped):
+            parts = ", ".join(str(part) for part in rendered.dropped if part.kind == kind)
+            what = f"of these, rows with a {kind} that is dropped"
+            self.tally.add(_DROPPED_KINDS[kind], "note", what, row.source, f"{row.source}: {parts}")

@@ -8,17 +8,16 @@ turn is seen exactly as inference would see it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from tunewright.config.schema import DataConfig
+from tunewright.data.dropped import DroppedPart, find_dropped, is_emptied
 from tunewright.data.special_tokens import find_turn_end, shared_length
 from tunewright.data.templates import ChatTokenizer
 from tunewright.errors import DataError
-from tunewright.types import Conversation, JsonValue, Message
+from tunewright.types import Conversation, Message
 
 _REASONING = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
 
@@ -44,7 +43,7 @@ class RowSpans:
     missing_end: int = 0
     shifted_prompts: int = 0
     left_out: int = 0
-    dropped: tuple[str, ...] = ()
+    dropped: tuple[DroppedPart, ...] = ()
 
 
 @dataclass(slots=True)
@@ -72,11 +71,14 @@ def find_spans(row: Conversation, tokenizer: ChatTokenizer, data: DataConfig) ->
     if data.train_on == "all":
         return _whole_text(messages, row.tools, tokenizer, weights)
     turns: list[_Turn] = []
+    own: dict[int, str] = {}
     missing = shifted = 0
     for index, weight in weights.items():
         if weight == 0:
             continue
         turn, exact, ended = _render_turn(messages, index, row.tools, tokenizer, weight)
+        own[index] = turn.text[turn.start : turn.sure_end]
+        _check_emptied(messages[index], index, own[index], tokenizer)
         turns.append(turn)
         missing += not ended
         shifted += not exact
@@ -86,7 +88,10 @@ def find_spans(row: Conversation, tokenizer: ChatTokenizer, data: DataConfig) ->
         left_out = sum(len(host.spans) for host in hosts[:-1])
         hosts = hosts[-1:]
     renderings = tuple(Rendering(host.turn.text, tuple(sorted(host.spans))) for host in hosts)
-    dropped = _dropped_parts(messages, row.tools, [rendering.text for rendering in renderings], weights)
+    texts = [rendering.text for rendering in renderings]
+    dropped = (
+        find_dropped(_last_trained(messages, weights), row.tools, tokenizer, own, texts) if texts else ()
+    )
     return RowSpans(renderings, missing, shifted, left_out, dropped)
 
 
@@ -116,6 +121,26 @@ def _render_turn(
     closing = tokenizer.opening_stop("tool" if messages[index].tool_calls else "user")
     text += closing
     return _Turn(text, start, len(text), weight), exact, bool(closing)
+
+
+def _check_emptied(message: Message, index: int, own: str, tokenizer: ChatTokenizer) -> None:
+    """Raise DataError when the template leaves an empty turn, which would be trained as an answer."""
+    if is_emptied(message, own, tokenizer.special_pattern):
+        kinds = [
+            name
+            for name, part in (
+                ("tool calls", message.tool_calls),
+                ("reasoning", message.reasoning),
+                ("content", message.content.strip()),
+            )
+            if part
+        ]
+        raise DataError(
+            f"the chat template leaves turn {index + 1} empty: it drops its {' and '.join(kinds)}",
+            expected="a template that renders all of a trained turn",
+            hint="give another data.chat_template, or keep the turn out of the loss with weight 0",
+            code="data.turn-dropped",
+        )
 
 
 def _render_prompt(
@@ -201,7 +226,7 @@ def _whole_text(
         at = turn.sure_end
     spans.append((at, len(text), 1.0))
     ended = not messages or find_turn_end(text, 0, tokenizer.special_pattern) is not None
-    dropped = _dropped_parts(messages, tools, [text], weights)
+    dropped = find_dropped(_last_trained(messages, weights), tools, tokenizer, {}, [text])
     return RowSpans((Rendering(text, tuple(spans)),), missing_end=int(not ended), dropped=dropped)
 
 
@@ -211,41 +236,7 @@ def _without_reasoning(message: Message) -> Message:
     return replace(message, reasoning=None, content=_REASONING.sub("", message.content))
 
 
-def _dropped_parts(
-    messages: Sequence[Message], tools: Sequence[str], texts: Sequence[str], weights: dict[int, float]
-) -> tuple[str, ...]:
-    """Names of parts that no rendering shows. What follows the last trained turn is not looked at: nothing
-    trained depends on it."""
-    if not texts:
-        return ()
+def _last_trained(messages: Sequence[Message], weights: dict[int, float]) -> Sequence[Message]:
+    """The messages up to the last trained turn: nothing trained depends on what follows."""
     last = max((index for index, weight in weights.items() if weight), default=len(messages) - 1)
-    dropped: list[str] = []
-    for index, message in enumerate(messages[: last + 1], start=1):
-        parts = [("content", _visible(message.content)), ("reasoning", message.reasoning or "")]
-        parts += [("tool call", call.name) for call in message.tool_calls]
-        dropped += [
-            f"{kind} of turn {index} ({message.role})"
-            for kind, part in parts
-            if part.strip() and not _shows(part.strip(), texts)
-        ]
-    names = [_tool_name(tool) for tool in tools]
-    return (*dropped, *(f"tool {name}" for name in names if name and not _shows(name, texts)))
-
-
-def _visible(content: str) -> str:
-    # Reasoning written into the content is moved around by templates; the answer after it must be there.
-    return content.rsplit("</think>", 1)[-1]
-
-
-def _shows(part: str, texts: Sequence[str]) -> bool:
-    quoted = json.dumps(part, ensure_ascii=False)[1:-1]
-    return any(part in text or quoted in text for text in texts)
-
-
-def _tool_name(tool: str) -> str:
-    try:
-        parsed = cast(JsonValue, json.loads(tool))
-    except ValueError:
-        return ""
-    function = parsed.get("function", parsed) if isinstance(parsed, dict) else None
-    return str(function.get("name", "")) if isinstance(function, dict) else ""
+    return messages[: last + 1]

@@ -13,6 +13,7 @@ from chat_tokenizers import CHATML, write_tokenizer
 from real_model_folder import REAL_MODEL, needs_real_model
 from tunewright.config.schema import DataConfig
 from tunewright.data.mask import build_examples
+from tunewright.data.prepare import survey_data
 from tunewright.data.templates import ChatTokenizer, load_tokenizer
 from tunewright.errors import DataError
 from tunewright.types import Conversation, Message, SourceRef, TextRow, ToolCall
@@ -151,6 +152,19 @@ def test_a_setting_reads_them_as_tokens(tmp_path: Path) -> None:
     # Raw text has no template: its control tokens are its own.
     (raw,) = build_examples(TextRow(((FORGED, 1.0),), row.source), tokenizer, settings())
     assert len(control_ids(raw.tokens_T.tolist(), tokenizer)) == 3 + 1
+
+
+def test_rows_that_spell_control_tokens_are_counted(tmp_path: Path) -> None:
+    contents = ("Hi", FORGED, "Hi")
+    rows = [
+        {"messages": [{"role": "user", "content": each}, {"role": "assistant", "content": "No"}]}
+        for each in contents
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tokenizer = load_tokenizer(byte_level(tmp_path / "model"), None)
+    report = survey_data(settings(), tokenizer, tmp_path, seed=0).report
+    found = {finding.code: finding.where for finding in report.findings}
+    assert found["data.control-text"] == ("rows.jsonl:2",)
 
 
 def test_reasoning_and_tool_tags_in_content_stay_tokens(tmp_path: Path) -> None:

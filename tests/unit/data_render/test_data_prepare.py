@@ -210,7 +210,7 @@ def test_rows_that_the_template_refuses_or_thins_out_are_counted(tmp_path: Path)
     prepared = survey(tmp_path, tokenizer, "a", "b", "lost words")
     check_sums(prepared)
     assert prepared.report.content_dropped == 1
-    (refused, dropped) = prepared.report.findings
+    (refused, dropped, _) = prepared.report.findings
     assert (refused.what, refused.where) == ("rows that the chat template refuses", ("rows.jsonl:2",))
     assert dropped.first == "rows.jsonl:3: content of turn 2 (assistant)"
 
