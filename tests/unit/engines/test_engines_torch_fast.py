@@ -18,9 +18,9 @@ from families import make_family
 from tunewright.config.schema import AdapterConfig
 from tunewright.engines.torch.documents import Documents
 from tunewright.engines.torch.engine import build_engine
-from tunewright.engines.torch.fast import choose
+from tunewright.engines.torch.fast import passes
 from tunewright.engines.torch.fast.attention import Heads, attend_heads
-from tunewright.engines.torch.fast.build import NORM_SHIFTS, replace_layers, why_plain
+from tunewright.engines.torch.fast.build import NORM_SHIFTS, replace_layer, why_plain
 from tunewright.engines.torch.fast.compiled import compile_elementwise
 from tunewright.engines.torch.fast.dropout import draw_seed, drop
 from tunewright.engines.torch.fast.elementwise import EAGER, norm
@@ -36,6 +36,7 @@ from tunewright.engines.torch.fast.functions import (
 )
 from tunewright.engines.torch.fast.layer import FastLayer
 from tunewright.engines.torch.fast.projection import Projection
+from tunewright.engines.torch.fast.proof import find_fault
 from tunewright.engines.torch.lora import LoraLinear
 from tunewright.engines.torch.loss import batch_loss, to_device
 from tunewright.models.fast_activations import FAMILIES
@@ -329,10 +330,10 @@ def test_the_proof_refuses_a_wrong_kernel_and_puts_the_layers_back(
     model: Any = engine._model
     before, state = list(model.base_model.layers), engine.snapshot().arrays
     kept = {name: bytes(array.data) for name, array in state.items()}
-    assert choose._prove(model, spec, replace(EAGER, **{part: fault}), by_rows=True)
+    assert find_fault(model, spec, replace(EAGER, **{part: fault}), by_rows=True)
     assert list(model.base_model.layers) == before
     assert {name: bytes(array.data) for name, array in engine.snapshot().arrays.items()} == kept
-    assert choose._prove(model, spec, EAGER, by_rows=True) is None
+    assert find_fault(model, spec, EAGER, by_rows=True) is None
     assert isinstance(model.base_model.layers[0], FastLayer)
 
 
@@ -342,7 +343,7 @@ def test_a_kernel_that_fails_is_no_kernel(folder: Callable[[str], Path]) -> None
 
     spec = build_spec(folder("llama"))
     model: Any = build_engine(spec)._model
-    reason = choose._prove(model, spec, replace(EAGER, gate=broken), by_rows=True)
+    reason = find_fault(model, spec, replace(EAGER, gate=broken), by_rows=True)
     assert reason == "failed here: no kernel image is available"
     assert not isinstance(model.base_model.layers[0], FastLayer)
 
@@ -361,12 +362,12 @@ def test_a_backward_pass_that_fails_leaves_no_gradients(
 
     spec = build_spec(folder("llama"))
     model: Any = build_engine(spec)._model
-    reason = choose._prove(model, spec, replace(EAGER, norm_backward_add=broken), by_rows=True)
+    reason = find_fault(model, spec, replace(EAGER, norm_backward_add=broken), by_rows=True)
     assert reason == "failed here: no kernel image is available"
     assert all(parameter.grad is None for parameter in model.parameters())
 
-    monkeypatch.setattr(choose, "batch_loss", lambda *args, **kwargs: broken())
-    reason = choose._prove(model, spec, EAGER, by_rows=True)
+    monkeypatch.setattr(passes, "batch_loss", lambda *args, **kwargs: broken())
+    reason = find_fault(model, spec, EAGER, by_rows=True)
     assert reason == "the plain layers failed here: no kernel image is available"
     assert not isinstance(model.base_model.layers[0], FastLayer)
 
@@ -376,7 +377,7 @@ def test_replacing_layers_needs_a_known_family(folder: Callable[[str], Path]) ->
     model: Any = build_engine(spec)._model
     assert why_plain(model, spec) == "Phi3DecoderLayer is not known"
     with pytest.raises(AttributeError):
-        replace_layers(model, EAGER)
+        replace_layer(model, 0, EAGER)
 
 
 def test_adapters_on_some_modules_only(folder: Callable[[str], Path]) -> None:

@@ -12,7 +12,7 @@ from engine_cases import build_spec, draw_documents, lay_out
 from families import make_family
 from tunewright.config.schema import AdapterConfig
 from tunewright.engines.registry import build_engine
-from tunewright.engines.torch.fast.build import replace_layers
+from tunewright.engines.torch.fast.build import decoder_layers, replace_layer
 from tunewright.engines.torch.fast.elementwise import EAGER
 from tunewright.engines.torch.load import load_model, set_attention
 from tunewright.engines.torch.lora import add_adapter
@@ -119,7 +119,9 @@ def test_fast_layers_under_a_flash_kernel_keep_what_is_planned(family, tmp_path,
     model = load_model(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
     set_attention(model, VARLEN_NAME)
     add_adapter(model, config, 0)
-    replace_layers(model.to("meta"), EAGER)
+    model.to("meta")
+    for number in range(len(decoder_layers(model))):
+        replace_layer(model, number, EAGER)
     one = Pass(TOKENS, 0, "bf16", dropout=False, kind="cuda", checkpointed=0, fast_document=TOKENS)
     held = _saved_on_meta(model, TOKENS) - _saved_on_meta(model, TOKENS // 2)
     # The loss keeps a gradient of each label row beside what the layers keep.

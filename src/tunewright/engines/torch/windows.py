@@ -28,6 +28,11 @@ def narrow_windows(model: PreTrainedModel) -> Iterator[None]:
             setattr(holder, name, window)
 
 
+def has_windows(model: PreTrainedModel) -> bool:
+    """Whether any layer may have one."""
+    return any(True for _ in _windows(model))
+
+
 def _windows(model: PreTrainedModel) -> Iterator[tuple[object, str, int]]:
     for holder in (model.config.get_text_config(), *model.modules()):
         for name in _NAMES:

@@ -34,18 +34,23 @@ def why_plain(model: PreTrainedModel, spec: EngineSpec) -> str | None:
     return _why_not_asked(spec) or _why_not_model(model) or _why_not_trained(model)
 
 
-def replace_layers(model: PreTrainedModel, ops: Elementwise) -> list[nn.Module]:
-    """Put a FastLayer in the place of each decoder layer and return those. Parameters stay the same objects
-    under the same names."""
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers as they are now, in order."""
+    found = getattr(model.base_model, "layers", None)
+    return list(found) if isinstance(found, nn.ModuleList) else []
+
+
+def replace_layer(model: PreTrainedModel, number: int, ops: Elementwise) -> FastLayer:
+    """Put a FastLayer in the place of a decoder layer and return it. Parameters stay the same objects under
+    the same names."""
     layers: Any = model.base_model.layers
-    before = _layers(model)
-    for number, plain in enumerate(before):
-        layers[number] = FastLayer(plain, _read_facts(plain), ops, last=number == len(before) - 1)
-    return before
+    plain = layers[number]
+    layers[number] = FastLayer(plain, _read_facts(plain), ops, last=number == len(layers) - 1)
+    return layers[number]
 
 
 def restore_layers(model: PreTrainedModel, before: list[nn.Module]) -> None:
-    """Undo replace_layers()."""
+    """Undo replace_layer() of any of them."""
     layers: Any = model.base_model.layers
     for number, plain in enumerate(before):
         layers[number] = plain
@@ -53,7 +58,7 @@ def restore_layers(model: PreTrainedModel, before: list[nn.Module]) -> None:
 
 def has_fast_layers(model: PreTrainedModel) -> bool:
     """Whether the last layer gives label rows only when it is told of them."""
-    layers = _layers(model)
+    layers = decoder_layers(model)
     return bool(layers) and isinstance(layers[-1], FastLayer)
 
 
@@ -68,7 +73,7 @@ def _why_not_asked(spec: EngineSpec) -> str | None:
 def _why_not_model(model: PreTrainedModel) -> str | None:
     if not takes_documents(model):
         return "eager attention"
-    kinds = sorted({type(layer).__name__ for layer in _layers(model)}) or [type(model).__name__]
+    kinds = sorted({type(layer).__name__ for layer in decoder_layers(model)}) or [type(model).__name__]
     unknown = [kind for kind in kinds if kind not in NORM_SHIFTS]
     if unknown:
         return f"{', '.join(unknown)} is not known"
@@ -80,16 +85,11 @@ def _why_not_model(model: PreTrainedModel) -> str | None:
 
 
 def _why_not_trained(model: PreTrainedModel) -> str | None:
-    for layer in _layers(model):
+    for layer in decoder_layers(model):
         for name, parameter in layer.named_parameters():
             if parameter.requires_grad and not name.endswith(_ADAPTERS):
                 return f"{name} trains"
     return None
-
-
-def _layers(model: PreTrainedModel) -> list[nn.Module]:
-    found = getattr(model.base_model, "layers", None)
-    return list(found) if isinstance(found, nn.ModuleList) else []
 
 
 def _read_facts(plain: Any) -> LayerFacts:
