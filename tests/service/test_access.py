@@ -122,13 +122,6 @@ def test_a_mistyped_home_is_told_and_not_made(arguments: tuple[str, ...], tmp_pa
     assert not (tmp_path / "mistyped").exists()
 
 
-def test_a_key_made_before_the_first_start_says_where(tmp_path: Path) -> None:
-    done = run_key_in(tmp_path / "new", "create", "early")
-    assert done.returncode == 0
-    assert is_well_formed(done.stdout.strip())
-    assert f"no server was started in {tmp_path / 'new'} yet" in done.stderr
-
-
 def test_an_expired_key_is_refused(server: RunningServer) -> None:
     with server.service.database.write() as connection:
         made = create_key(

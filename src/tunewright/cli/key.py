@@ -45,8 +45,6 @@ def create(
     unknown = set(scope or ()) - SCOPES.keys()
     if unknown:
         raise typer.BadParameter(f"--scope {', '.join(sorted(unknown))} is none of {', '.join(SCOPES)}")
-    if not _has_started(home):
-        typer.echo(f"no server was started in {home} yet; this makes its home folder", err=True)
     with closing(_open(home, database)) as opened:
         service = opened.service
         with service.database.write() as connection:
@@ -69,7 +67,6 @@ def list_(home: HomeOption = HOME, database: DatabaseOption = None) -> None:
     from tunewright.service.db.database import clock
     from tunewright.service.db.keys import list_keys
 
-    _check_started(home)
     with closing(_open(home, database)) as opened, opened.service.database.read() as connection:
         keys, now = list_keys(connection), clock(connection)
     for key in keys:
@@ -83,7 +80,6 @@ def revoke(key_id: KeyIdArgument, home: HomeOption = HOME, database: DatabaseOpt
     check_installed()
     from tunewright.service.db.keys import revoke_key
 
-    _check_started(home)
     with closing(_open(home, database)) as opened:
         with opened.service.database.write() as connection:
             if not revoke_key(connection, key_id):
@@ -104,7 +100,6 @@ def rotate(
     check_installed()
     from tunewright.service.keys import rotate_key
 
-    _check_started(home)
     with closing(_open(home, database)) as opened:
         service = opened.service
         with service.database.write() as connection:
@@ -115,6 +110,27 @@ def rotate(
     typer.echo(secret)
 
 
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether every key may end.")] = False,
+    home: HomeOption = HOME,
+    database: DatabaseOption = None,
+) -> None:
+    """End every key and print a new admin key, once: the way out when the `pepper` of the server is lost.
+
+    Stop the server first; other servers of the same database need the new `pepper`.
+    """
+    check_installed()
+    from tunewright.service.home import find_server
+    from tunewright.service.resetting import reset_keys
+
+    settings = find_server(home.expanduser(), database)
+    if not yes:
+        typer.confirm(
+            "Every key of this server ends, also those of its workers. Go on?", abort=True, err=True
+        )
+    typer.echo(reset_keys(settings, _user()))
+
+
 class _Opened:
     """The service of a home folder, for one command."""
 
@@ -123,11 +139,9 @@ class _Opened:
 
     def audit(self, action: str, key_id: str, project: str | None = None) -> None:
         """Note who changed which key."""
-        import getpass
-
         from tunewright.service.audit import DONE, AuditEntry
 
-        entry = AuditEntry(action, DONE, {"key_id": key_id}, project=project, user=getpass.getuser())
+        entry = AuditEntry(action, DONE, {"key_id": key_id}, project=project, user=_user())
         self.service.audit.write(entry)
 
     def close(self) -> None:
@@ -136,29 +150,16 @@ class _Opened:
 
 
 def _open(home: Path, database: str | None) -> _Opened:
+    from tunewright.service.home import find_server
     from tunewright.service.server import open_service
-    from tunewright.service.settings import ServeSettings
 
-    return _Opened(open_service(ServeSettings(home=home.expanduser(), database=database)))
-
-
-def _has_started(home: Path) -> bool:
-    """Whether a folder is the home of a server: its pepper is what it has first."""
-    from tunewright.service.pepper import pepper_path
-
-    return pepper_path(home.expanduser()).exists()
+    return _Opened(open_service(find_server(home.expanduser(), database)))
 
 
-def _check_started(home: Path) -> None:
-    if not _has_started(home):
-        from tunewright.errors import ServiceError
+def _user() -> str:
+    import getpass
 
-        raise ServiceError(
-            "no server was started with this home folder",
-            where=str(home),
-            hint="give --home, or TUNEWRIGHT_HOME, as the server has it",
-            code="service.no-home",
-        )
+    return getpass.getuser()
 
 
 def _state(key: KeyRecord, now: float) -> str:

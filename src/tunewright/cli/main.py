@@ -46,6 +46,7 @@ COMMANDS: dict[str, Lazy] = {
             "list": Lazy("List the keys, without their secrets", "tunewright.cli.key:list_"),
             "revoke": Lazy("End a key now", "tunewright.cli.key:revoke"),
             "rotate": Lazy("Give a key a new secret and print it, once", "tunewright.cli.key:rotate"),
+            "reset": Lazy("End every key, when the pepper of the server is lost", "tunewright.cli.key:reset"),
         },
     ),
     "db": Lazy(

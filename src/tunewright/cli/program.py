@@ -17,3 +17,15 @@ def program_name() -> str:
         return NAME
     near = os.path.relpath(started)
     return str(started) if near.startswith("..") else near
+
+
+def program_path() -> str:
+    """The command as another terminal finds it, in another folder and without this environment."""
+    if sys.prefix == sys.base_prefix and shutil.which(NAME):
+        return NAME
+    started = Path(sys.argv[0])
+    beside = Path(sys.executable).parent / NAME
+    for path in (started if started.name == NAME else beside, beside):
+        if path.is_file():
+            return os.path.abspath(path)
+    return NAME

@@ -81,7 +81,7 @@ def command(
         return
 
     def ready(url: str, key: str | None) -> None:
-        typer.echo("\n".join(welcome(url, key, settings.home)))
+        typer.echo("\n".join(welcome(url, key, settings.home, settings.database)))
 
     run_server(settings, typer.echo, ready)
 

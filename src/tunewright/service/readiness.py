@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunewright.service.db.opening import count_missing_migrations
+from tunewright.service.db.opening import count_missing_migrations, open_unchanged
+from tunewright.service.pepper import check_pepper, pepper_path
 from tunewright.service.server import hold_home, listen
 from tunewright.service.serving import check_tls
 from tunewright.service.settings import BUILTIN_MODEL, ServeSettings
@@ -28,18 +29,35 @@ def check_server(settings: ServeSettings) -> Iterator[str]:
             check_tls(settings.tls)
             yield f"certificate: {settings.tls.certificate}"
         yield f"database: {_database(settings)}"
+        yield f"pepper: {_pepper(settings)}"
     for name, model in settings.models.items():
         yield f"model: {name} ({_model(model)})"
     yield f"engines here: {', '.join(installed_engines()) or 'none; start workers where there is one'}"
 
 
 def _database(settings: ServeSettings) -> str:
-    file = settings.home / "tunewright.db"
+    file = _file(settings)
     if settings.database is None and not file.exists():
         return f"{file} is made by the first start"
     missing = count_missing_migrations(settings.database_url)
     shown = "as --database says" if settings.database else str(file)
     return f"{shown} ({f'{missing} upgrades come with the next start' if missing else 'up to date'})"
+
+
+def _pepper(settings: ServeSettings) -> str:
+    if settings.database is None and not _file(settings).exists():
+        is_there = pepper_path(settings.home).exists()
+    else:
+        database = open_unchanged(settings.database_url)
+        try:
+            is_there = check_pepper(settings.home, database)
+        finally:
+            database.close()
+    return "fits the database" if is_there else f"{pepper_path(settings.home)} is made by the first start"
+
+
+def _file(settings: ServeSettings) -> Path:
+    return settings.home / "tunewright.db"
 
 
 def _model(model: str) -> str:

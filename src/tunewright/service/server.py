@@ -23,8 +23,9 @@ from tunewright.service.db.jobs import live_bases
 from tunewright.service.db.keys import count_keys, revoke_named
 from tunewright.service.db.opening import open_database
 from tunewright.service.db.queue import shorten_leases
+from tunewright.service.home import note_database
 from tunewright.service.keys import DEFAULT_PROJECT, create_key
-from tunewright.service.pepper import load_pepper
+from tunewright.service.pepper import take_pepper
 from tunewright.service.serving import HttpServer, OnlyWorkers, check_tls
 from tunewright.service.settings import ServeSettings
 from tunewright.service.signals import stop_event
@@ -41,13 +42,15 @@ Ready = Callable[[str, str | None], None]
 def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
     """Serve until SIGTERM or SIGINT. say: prints a line for a person. ready: called once it answers.
 
-    Raises ServiceError (`service.home`, `service.home-in-use`, `service.address`, `service.tls`) and OSError.
+    Raises ServiceError (`service.home`, `service.home-in-use`, `service.address`, `service.tls`, and as
+    open_service) and OSError.
     """
     if settings.tls is not None:
         check_tls(settings.tls)
     stop = stop_event()
     with hold_home(settings.home), listen(settings) as listener:
         service = open_service(settings)
+        note_database(settings)
         first = first_key(service)
         if service.database.is_sqlite:
             with service.database.write() as connection:
@@ -76,12 +79,16 @@ def run_server(settings: ServeSettings, say: Say, ready: Ready) -> None:
 def open_service(settings: ServeSettings) -> Service:
     """Everything that requests need, with the newest database schema.
 
-    Raises ServiceError (`service.database`, `service.pepper`) and OSError.
+    Raises ServiceError (`service.database`, and as take_pepper) and OSError.
     """
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = open_database(settings.database_url)
-    blobs = LocalBlobs(settings.home / "blobs")
-    return Service(settings, database, blobs, load_pepper(settings.home), AuditLog(settings.home))
+    try:
+        pepper = take_pepper(settings.home, database)
+    except (ServiceError, OSError):
+        database.close()
+        raise
+    return Service(settings, database, LocalBlobs(settings.home / "blobs"), pepper, AuditLog(settings.home))
 
 
 def first_key(service: Service) -> str | None:

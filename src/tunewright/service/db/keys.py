@@ -109,6 +109,12 @@ def revoke_key(connection: Connection, key_id: str) -> bool:
     return changed.rowcount == 1
 
 
+def revoke_all(connection: Connection) -> int:
+    """End every key that is not revoked yet, and return how many those were."""
+    ended = update(keys).where(keys.c.revoked_at.is_(None)).values(revoked_at=clock(connection))
+    return connection.execute(ended).rowcount
+
+
 def revoke_named(connection: Connection, name: str) -> None:
     """End every live key of this name."""
     connection.execute(

@@ -52,6 +52,12 @@ keys = Table(
     Column("last_used_at", Double),
 )
 
+peppers = Table(
+    "peppers",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+)
+
 blobs = Table(
     "blobs",
     metadata,
