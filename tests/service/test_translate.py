@@ -103,6 +103,16 @@ def test_warnings_are_told_without_the_folder() -> None:
     assert len({told.fact for told in report.events}) == 4
 
 
+def test_what_was_found_in_the_rows_is_one_event_of_the_job_however_often_it_starts() -> None:
+    found = {"severity": "warning", "code": "data.cut", "what": "rows cut", "count": 2, "where": []}
+    fields = {"message": "warning: rows cut: 2 (/secret/place/a.jsonl: 1, 2)", "at_end": False}
+    log = [event("data", 0, findings=[found], **fields), event("data", 3, findings=[found], **fields)]
+    told = Translator(0, hidden="/secret/place/").report([*log, event("data", 4, findings=[], **fields)])
+    assert {(one.level, one.message, one.fact) for one in told.events} == {
+        ("warn", "Data: warning: rows cut: 2 (a.jsonl: 1, 2)", "data")
+    }
+
+
 @given(st.lists(st.integers(0, 6), max_size=6))
 def test_how_the_log_is_read_changes_nothing(cuts: Sequence[int]) -> None:
     log = [

@@ -83,7 +83,7 @@ def check(  # noqa: PLR0913 - one parameter an option
         _print_report(checked.report)
     if checked.report.errors:
         raise typer.Exit(int(ExitCode.DATA_ERROR))
-    check_prepared(checked)
+    check_prepared(checked, data)
 
 
 def show(  # noqa: PLR0913 - one parameter an option

@@ -146,6 +146,13 @@ class DataConfig(Section):
     """Longest row in tokens, and the length to which rows are packed."""
     overlong: Literal["error", "truncate", "split", "drop"] = "error"
     """What happens to a row above `seq_len`: refuse with line numbers, cut, split, or leave out."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """Rows that cannot be trained on, for whatever reason: `error` ends the run with file and line, `skip`
+    leaves them out, counts them and names the first. A file that cannot be read to its end is always an
+    error."""
+    max_bad_rows: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Most rows that `bad_rows: skip` leaves out: a count, or below 1 a share of all rows (of those that came
+    so far through a pipe). With more of them the run ends."""
     packing: bool = True
     """Lay the examples of one optimizer step end to end instead of padding. Never changes the loss: a model
     that is not proved to keep them apart gets one example a row, and the plan says so."""

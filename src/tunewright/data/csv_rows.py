@@ -89,7 +89,8 @@ def _build_row(header: list[str], values: list[str], source: SourceRef) -> RawRo
 def _broken(error: csv.Error, source: SourceRef) -> DataError:
     return DataError(
         f"broken CSV in the row that begins at line {source.line}: {error}",
-        where=str(source),
+        # A quote that never ends has swallowed the rest of the file.
+        where=source.path if "end of data" in str(error) else str(source),
         hint='put a text with commas or line breaks in double quotes, and write " inside it as ""',
         code="data.broken-csv",
     )

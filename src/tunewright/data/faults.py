@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tunewright.data.bad_rows import is_row_fault
 from tunewright.errors import DataError
 
 FAULTS_KEPT = 1000
@@ -19,15 +20,16 @@ class Faults:
     count: int = 0
 
     def add(self, error: DataError) -> None:
-        """Count a fault, and keep it if it is one of the first FAULTS_KEPT."""
+        """Count a fault, and keep it if it is one of the first FAULTS_KEPT or ends its file."""
         self.count += 1
-        if len(self.kept) < FAULTS_KEPT:
+        if len(self.kept) < FAULTS_KEPT or not is_row_fault(error):
             self.kept.append(detach(error))
 
     def extend(self, kept: Sequence[DataError], count: int) -> None:
         """Count `count` faults that another process found, `kept` the first of them."""
         self.count += count
-        self.kept += kept[: FAULTS_KEPT - len(self.kept)]
+        room = max(FAULTS_KEPT - len(self.kept), 0)
+        self.kept += [*kept[:room], *(error for error in kept[room:] if not is_row_fault(error))]
 
 
 def detach(error: DataError) -> DataError:

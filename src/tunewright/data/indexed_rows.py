@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tunewright.config.schema import DataConfig
 from tunewright.data.example_rows import Digest
 from tunewright.data.indexed_source import IndexedSource
-from tunewright.data.prepare_row import prepare_row
+from tunewright.data.seen_rows import SeenRows
 from tunewright.data.templates import ChatTokenizer
 from tunewright.errors import DataError
 from tunewright.types import Example
@@ -26,22 +26,25 @@ _HINT = "`tunewright data check FILE` finds every bad row of a file"
 class IndexedRows:
     """Implements ExampleRows: the rows of a source without those held out.
 
-    held_out_H: their numbers, ascending.
+    held_out_H: their numbers, ascending. seen: counts each row when it is first read.
     """
 
     source: IndexedSource
     tokenizer: ChatTokenizer
     data: DataConfig
     held_out_H: NDArray[np.int64]
+    seen: SeenRows
 
     def __len__(self) -> int:
         return len(self.source) - len(self.held_out_H)
 
     def row(self, number: int) -> Sequence[Example]:
+        place = self.place(number)
         try:
-            return prepare_row(self.source.read(self.place(number)), self.tokenizer, self.data)
+            return self.seen.take(place, lambda: self.source.read(place))
         except DataError as error:
-            error.hint = f"{error.hint}; {_HINT}" if error.hint else _HINT
+            if _HINT not in (error.hint or ""):
+                error.hint = f"{error.hint}; {_HINT}" if error.hint else _HINT
             raise
 
     def place(self, number: int) -> int:

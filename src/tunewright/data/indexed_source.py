@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tunewright.cache import CachedFile
 from tunewright.config.schema import SourceConfig
+from tunewright.data.bad_rows import is_row_fault
 from tunewright.data.faults import FAULTS_KEPT
 from tunewright.data.formats import parse_row
-from tunewright.data.json_rows import holds_lines, read_line
+from tunewright.data.json_rows import holds_lines, printed_over_lines, read_line
 from tunewright.data.line_index import LineIndex, open_index
 from tunewright.data.raw_row import RawRow
 from tunewright.data.rows import SAMPLE_ROWS, settle_format, take_head
@@ -37,9 +38,18 @@ class IndexedFile:
                 _, line = self.index.read(row, LINE_BYTES)
                 return parse_spooled(line or b"", shown, columnar=self.columnar)
             number, line = self.index.read(row)
-            return read_line(line, SourceRef(shown, number))
+            return self._parse(line, number, is_first=row == 0)
         except OSError as error:
             raise unreadable(shown, error) from error
+
+    def _parse(self, line: bytes | None, number: int, *, is_first: bool) -> RawRow:
+        shown = self.index.shown
+        try:
+            return read_line(line, SourceRef(shown, number))
+        except DataError as error:
+            if is_first and shown.lower().endswith(".json") and error.code == "data.broken-json":
+                raise printed_over_lines(error, shown) from error
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,8 @@ def open_source(config: SourceConfig, base_dir: Path) -> IndexedSource:
     files = tuple(_open_file(path, shown) for path, shown in found)
     ends = tuple(accumulate(file.index.rows for file in files))
     head = take_head(_try_raw(files, ends, row) for row in range(min(ends[-1], FAULTS_KEPT + SAMPLE_ROWS)))
+    if lost := next((row for row in head if isinstance(row, DataError) and not is_row_fault(row)), None):
+        raise lost
     format_, how = settle_format(config, head)
     return IndexedSource(config, format_, how, files, ends)
 

@@ -43,6 +43,13 @@ def read_line(line: bytes | None, source: SourceRef) -> RawRow:
     return _read_row(element, source, row=None)
 
 
+def printed_over_lines(error: DataError, shown: str) -> DataError:
+    """The fault of a .json file whose first line is no row: nothing in it can be read."""
+    error.where = shown
+    error.hint = "a .json file holds an array of rows, [{…}, {…}], or one whole row per line"
+    return error
+
+
 def _first_byte(file: BinaryIO, shown: str) -> bytes:
     head = file.read(4)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -70,8 +77,7 @@ def _iter_json_lines(file: BinaryIO, shown: str, *, is_json: bool) -> Iterator[R
         except DataError as error:
             # A pretty-printed object is one fault, not one per line.
             if is_first and is_json and error.code == "data.broken-json":
-                error.hint = "a .json file holds an array of rows, [{…}, {…}], or one whole row per line"
-                yield error
+                yield printed_over_lines(error, shown)
                 return
             row = error
         is_first = False

@@ -12,12 +12,13 @@ from tunewright.config.schema import STDIN, SourceConfig
 from tunewright.data.formats import parse_row, resolve_format
 from tunewright.data.json_rows import read_line
 from tunewright.data.lines import iter_lines
-from tunewright.data.raw_row import Line
+from tunewright.data.raw_row import Line, RawRow
 from tunewright.data.report import DataReport, SourceReport
 from tunewright.data.row_survey import RowSurvey
 from tunewright.data.rows import SAMPLE_ROWS
 from tunewright.data.sources import unreadable
 from tunewright.data.step import ExampleRow
+from tunewright.errors import DataError
 from tunewright.types import SourceRef
 
 _BUFFER_BYTES = 1 << 20
@@ -53,12 +54,14 @@ class PipedRows:
             raise unreadable(shown, error) from error
 
     def prepare(self, line: Line) -> ExampleRow:
-        """The examples of a line, counted for the report. Raises DataError naming the line."""
-        row = parse_row(read_line(line.text, line.source), self._format, self._source.columns)
-        examples = self._survey.take(row)
-        if self._survey.errors:
-            raise self._survey.errors[-1]
-        return examples
+        """The examples of a line, counted for the report; none where a bad row is skipped. Raises DataError
+        naming the line, and as RowSurvey.skip does."""
+        try:
+            row = parse_row(read_line(line.text, line.source), self._format, self._source.columns)
+            return self._survey.take_good(row)
+        except DataError as error:
+            self._survey.skip(error, self._rows_read)
+            return ()
 
     def report(self) -> DataReport:
         """Counts over what was read so far."""
@@ -82,8 +85,18 @@ class PipedRows:
     def _find_format(self, head: list[Line]) -> str:
         if not head:
             return self._format
-        sample = [read_line(line.text, line.source) for line in head]
+        read = [_try_line(line) for line in head]
+        sample = [row for row in read if isinstance(row, RawRow)]
+        if not sample:
+            raise next(row for row in read if isinstance(row, DataError))
         return resolve_format(self._source.format, sample, self._source.columns)
+
+
+def _try_line(line: Line) -> RawRow | DataError:
+    try:
+        return read_line(line.text, line.source)
+    except DataError as error:
+        return error
 
 
 def _open(path: str, full: Path) -> BinaryIO:

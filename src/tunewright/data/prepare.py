@@ -26,7 +26,7 @@ def prepare_data(
     all rows where they are held in memory, a sample and the held-out rows where they are indexed. say: see
     open_tokenised."""
     prepared = survey_data(data, tokenizer, base_dir, seed, say)
-    check_prepared(prepared.checked)
+    check_prepared(prepared.checked, data)
     return prepared
 
 

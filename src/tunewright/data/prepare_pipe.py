@@ -38,7 +38,8 @@ def prepare_pipe(
     held_out = read_held_out_file(survey, data, base_dir, say)
     rows = PipedRows(source, base_dir, survey, [file.report() for file in held_out])
     examples = tuple(example for file in held_out for example in file.rows().known())
-    return PreparedData((), examples, rows.report(), tuple(survey.errors), Windows(rows, data.window))
+    windows = Windows(rows, data.window)
+    return PreparedData((), examples, rows.report(), tuple(survey.errors), windows, recount=windows.report)
 
 
 def _is_pipe(path: str, base_dir: Path) -> bool:

@@ -76,6 +76,7 @@ class DataReport:
     loading: Loading
     seq_len: int
     overlong: str
+    bad_rows: str
     sources: tuple[SourceReport, ...]
     rows_read: int
     rows_checked: int
@@ -144,7 +145,7 @@ class DataReport:
             (f"rows cut (above {self.seq_len} tokens)", f"{self.rows_cut:,}"),
             ("rows split", f"{self.rows_split:,}"),
             ("rows dropped", f"{self.rows_dropped:,}"),
-            ("rows with errors", f"{self.rows_bad:,}"),
+            (f"rows with errors{', skipped' if self.bad_rows == 'skip' else ''}", f"{self.rows_bad:,}"),
             ("train / eval rows", f"{self.train_rows:,} / {self.eval_rows:,}"),
             ("examples", f"{self.examples:,}"),
             ("tokens", f"{self.tokens:,}"),
@@ -218,11 +219,14 @@ class Tally:
             found.count += more["count"]
             found.where += more["where"][: LINES_LISTED - len(found.where)]
 
-    def findings(self) -> tuple[Finding, ...]:
-        """All findings, errors first."""
+    def findings(self, *, are_skipped: bool = False) -> tuple[Finding, ...]:
+        """All findings, errors first. are_skipped: bad rows are left out, which is a warning."""
         ranks = ("error", "warning", "note")
         found = [
-            Finding(c, f.severity, f.what, f.count, tuple(f.where), f.first) for c, f in self._open.items()
+            Finding(c, f.severity, f.what, f.count, tuple(f.where), f.first)
+            if f.severity != "error" or not are_skipped
+            else Finding(c, "warning", f"{f.what}, skipped", f.count, tuple(f.where), f.first)
+            for c, f in self._open.items()
         ]
         return tuple(sorted(found, key=lambda finding: ranks.index(finding.severity)))
 

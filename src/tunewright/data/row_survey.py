@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewright.config.schema import DataConfig
+from tunewright.data.bad_rows import is_row_fault, most_bad_rows, too_many_bad_rows
 from tunewright.data.faults import fault_from_json, fault_to_json
 from tunewright.data.mask import RenderedRow, render_row
 from tunewright.data.prepare_row import fit_rendered
@@ -66,7 +67,7 @@ class RowSurvey:
     def __init__(self, data: DataConfig, tokenizer: ChatTokenizer) -> None:
         self.data = data
         self.tokenizer = tokenizer
-        self._bad = 0
+        self._bad = self._unread = 0
         self._sums: tuple[int, ...] = (0, 0, 0)
         self.tally = Tally()
         self.errors: list[DataError] = []
@@ -74,13 +75,17 @@ class RowSurvey:
     def take(self, row: Row) -> tuple[Example, ...]:
         """As prepare_row, but a fault is counted, and such a row is empty."""
         try:
-            rendered = render_row(row, self.tokenizer, self.data)
-            self.tally.measure(rendered.examples)
-            self._note_rendering(row, rendered)
-            fit = fit_rendered(row, rendered, self.data)
+            return self.take_good(row)
         except DataError as error:
             self.add_error(error)
             return ()
+
+    def take_good(self, row: Row) -> tuple[Example, ...]:
+        """As prepare_row, counted unless it raises."""
+        rendered = render_row(row, self.tokenizer, self.data)
+        self.tally.measure(rendered.examples)
+        self._note_rendering(row, rendered)
+        fit = fit_rendered(row, rendered, self.data)
         self.tally.outcomes[fit.outcome] += 1
         if fit.outcome != "kept":
             detail = f"{row.source}: {rendered.longest} tokens, data.seq_len is {self.data.seq_len}"
@@ -90,12 +95,26 @@ class RowSurvey:
         return fit.examples
 
     def add_error(self, error: DataError) -> None:
-        """Count a row that cannot be trained on."""
+        """Count a row that cannot be trained on, or a file whose rest cannot be read."""
         self._bad += 1
+        self._unread += not is_row_fault(error)
         what = _WHAT.get(error.code) or f"bad rows ({error.code.removeprefix('data.').replace('-', ' ')})"
         self.tally.add(error.code, "error", what, error.where or "", str(error))
         if len(self.errors) < ERRORS_KEPT:
             self.errors.append(error)
+
+    def skip(self, error: DataError, rows: int) -> None:
+        """Count a bad row among `rows` and go on. Raises `error` itself unless data.bad_rows is `skip`, and
+        DataError `data.too-many-bad-rows` beyond data.max_bad_rows."""
+        self.add_error(error)
+        self.check_skipped(error, rows)
+
+    def check_skipped(self, error: DataError, rows: int) -> None:
+        """As skip, for a row that is counted already."""
+        if self.data.bad_rows == "error" or not is_row_fault(error):
+            raise error
+        if self._bad > most_bad_rows(self.data, rows):
+            raise too_many_bad_rows(self.data, self._bad, rows, str(error.where)) from error
 
     def add_unlisted_errors(self, path: str, count: int) -> None:
         """Count bad rows of a source of which nothing more is known."""
@@ -107,6 +126,7 @@ class RowSurvey:
         """All that was counted, as plain JSON values."""
         return {
             "bad": self._bad,
+            "unread": self._unread,
             "sums": self._sums,
             "tally": self.tally.to_json(),
             "errors": [fault_to_json(error) for error in self.errors],
@@ -115,6 +135,7 @@ class RowSurvey:
     def add_json(self, counted: Mapping[str, Any]) -> None:
         """Count what to_json of another survey says, as if its rows had been taken here now."""
         self._bad += counted["bad"]
+        self._unread += counted["unread"]
         self._add_sums(counted["sums"])
         self.tally.add_json(counted["tally"])
         room = ERRORS_KEPT - len(self.errors)
@@ -137,6 +158,7 @@ class RowSurvey:
             loading=loading,
             seq_len=self.data.seq_len,
             overlong=self.data.overlong,
+            bad_rows=self.data.bad_rows,
             sources=tuple(sources),
             rows_read=sum(source.rows_read for source in sources),
             rows_checked=tally.outcomes.total() + self._bad,
@@ -156,7 +178,7 @@ class RowSurvey:
             content_dropped=tally.count_of("data.content-dropped"),
             duplicate_rows=duplicate_rows,
             lengths=tally.buckets(),
-            findings=tally.findings(),
+            findings=tally.findings(are_skipped=self.data.bad_rows == "skip" and not self._unread),
         )
 
     def _add_sums(self, sums: Sequence[int]) -> None:

@@ -146,7 +146,7 @@ def _nothing_left(rows: int) -> DataError:
     return DataError(
         "no row is left to train on",
         where="data.train",
-        got=f"{rows:,} rows, all left out by data.overlong",
+        got=f"{rows:,} rows, all left out by data.overlong or data.bad_rows",
         hint="raise data.seq_len or look at `tunewright data check`",
         code="data.nothing-to-train",
     )

@@ -12,10 +12,12 @@ from tunewright.checkpoint.store import CheckpointStore, LoadedCheckpoint
 from tunewright.config.load import LoadedConfig, dump_config, load_config
 from tunewright.config.schema import RunConfig
 from tunewright.data.report import DataReport
+from tunewright.engines.protocol import EngineFacts
 from tunewright.engines.registry import build_engine, import_engine
 from tunewright.errors import CheckpointError, ExitCode, TunewrightError
 from tunewright.files import json_bytes, replace_file
 from tunewright.host_memory import resident_bytes
+from tunewright.run.data_counts import count_lines, emit_counts
 from tunewright.run.disk import named_disk_errors
 from tunewright.run.engine_options import asked_layout
 from tunewright.run.feed import Feed
@@ -80,7 +82,10 @@ def run_training(loaded: LoadedConfig, *, out: Path | None, resume: str | None, 
     with named_disk_errors(folder.path), lock_folder(folder):
         store = open_store(inputs.config, folder)
         checkpoint = _load_checkpoint(store, named, inputs, folder, say) if resume else None
-        return _run(inputs, folder, store, checkpoint, say)
+        result = _run(inputs, folder, store, checkpoint, say)
+    for line in count_lines(inputs.data.recount()) if inputs.data.recount else ():
+        say(line)
+    return result
 
 
 def _run(
@@ -102,8 +107,7 @@ def _run(
             inputs.data.windows.expect(progress.position, progress.source_state)
     else:
         _write_request(inputs, folder, plan)
-    for line in plan_lines(config, plan, engine.facts, inputs.data.report, folder.path):
-        say(line)
+    _describe(inputs, plan, engine.facts, folder, say)
     with (
         BackgroundWriter(store) as writer,
         open_trackers(config.track, folder.events, build_tracked_run(config, plan, folder)) as emit,
@@ -123,7 +127,7 @@ def _run(
             engine, emit, feed, saving, exports, stop, watchdog,
             config.evaluate.metrics, config.checkpoint.best_metric,
         )  # fmt: skip
-        _announce(emit, plan, checkpoint, changes)
+        _announce(emit, plan, checkpoint, changes, inputs.data.report)
         try:
             rehearse_longest(inputs, marks, progress, process_bytes=process_bytes)
             rollback = Rollback(engine, store, saving, emit, config.guard.rollbacks)
@@ -137,8 +141,10 @@ def _run(
             _report_failure(emit, marks, saving, error)
             raise
         finally:
-            if inputs.data.windows:
-                _write_report(folder, inputs.data.windows.report())
+            if recount := inputs.data.recount:
+                _write_report(folder, recount())
+        if recount:
+            emit_counts(emit, progress.step, recount(), at_end=True)
         emit("run_finished", progress.step, outcome="done" if export else "stopped")
     code = ExitCode.DONE if export else ExitCode.PREEMPTED
     return RunResult(folder.path, code, progress, plan.total_steps, export)
@@ -182,8 +188,18 @@ def _write_report(folder: RunFolder, report: DataReport) -> None:
     replace_file(folder.data_report, [json_bytes(report.to_json())])
 
 
+def _describe(inputs: Inputs, plan: Plan, facts: EngineFacts, folder: RunFolder, say: Say) -> None:
+    report = inputs.data.report
+    for line in [*plan_lines(inputs.config, plan, facts, report, folder.path), *count_lines(report)]:
+        say(line)
+
+
 def _announce(
-    emit: Emit, plan: Plan, checkpoint: LoadedCheckpoint | None, changes: dict[str, object]
+    emit: Emit,
+    plan: Plan,
+    checkpoint: LoadedCheckpoint | None,
+    changes: dict[str, object],
+    report: DataReport,
 ) -> None:
     if checkpoint:
         emit("resumed", checkpoint.step, from_step=checkpoint.step, path=str(checkpoint.path))
@@ -199,6 +215,7 @@ def _announce(
             layout=plan.layout,
             layout_reason=plan.layout_reason,
         )
+    emit_counts(emit, checkpoint.step if checkpoint else 0, report, at_end=False)
 
 
 def _is_cut_short(progress: Progress, plan: Plan, stop: StopSignal) -> bool:

@@ -38,7 +38,7 @@ def find_data(
         found = survey_data(data, tokenizer, base_dir, config.train.seed)
     except (DataError, OSError):
         return None
-    return None if found.errors or not found.train_sources else found
+    return None if found.report.errors or not found.train_sources else found
 
 
 def count_data(config: RunConfig, data: PreparedData) -> tuple[DataSize, int]:

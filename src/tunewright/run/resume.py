@@ -17,7 +17,10 @@ from tunewright.run.plan import Plan
 # Settings that spread the same work otherwise: a resume may change them, which is recorded as an amendment.
 AMENDABLE = ("train.micro_batch_size", "train.activation_checkpointing")
 # Settings that say when to look and to save, never what is learned. Data files are compared by content.
-FREE_SETTINGS = ("checkpoint.", "evaluate.", "logging.", "track", "run.", "data.eval", "data.train")
+FREE_SETTINGS = (
+    "checkpoint.", "evaluate.", "logging.", "track", "run.", "data.eval", "data.train",
+    "data.bad_rows", "data.max_bad_rows",
+)  # fmt: skip
 # The checkpoint holds what became of these values; the folder that they came from may lie elsewhere now.
 STARTING_PLACE = "adapter.start_from"
 

@@ -18,6 +18,7 @@ class Emit(Protocol):
 
 EVENT_TYPES = (
     "run_started",
+    "data",
     "rehearsed",
     "step",
     "evaluation",

@@ -126,7 +126,7 @@ def test_held_out_and_trained_rows_partition_each_source(counts: list[int], shar
     held_out = pick_held_out(counts, share=share, seed=seed)
     assert sum(map(len, held_out)) <= min(MOST_PICKED, max(1, round(share * sum(counts))))
     for count, held_out_H in zip(counts, held_out, strict=True):
-        rows = IndexedRows(range(count), None, None, held_out_H)  # type: ignore[arg-type]
+        rows = IndexedRows(range(count), None, None, held_out_H, None)  # type: ignore[arg-type]
         trained = [rows.place(number) for number in range(len(rows))]
         assert len(rows) >= 1
         assert trained == sorted(trained)
@@ -167,7 +167,7 @@ def test_a_bad_row_in_the_sample_refuses_the_run(folder: Path, tokenizer: ChatTo
     prepared = load(folder, tokenizer, [name], "indexed", seq_len=128)
     assert prepared.report.rows_bad == 2
     with pytest.raises(DataError, match="2 bad rows of 30") as caught:
-        check_prepared(prepared.checked)
+        check_prepared(prepared.checked, DataConfig.model_validate({"train": name}))
     assert "bad.jsonl:7: Broken JSON" in str(caught.value)
 
 

@@ -59,8 +59,8 @@ class Translator:
             elif kind == "evaluation" and self._held is not None:
                 told.append(self._metrics_event(self._held))
                 self._held = None
-            elif kind in _MESSAGES:
-                told.append(self._message(event))
+            else:
+                told += self._messages(event)
         return Report(events=told, metrics=changed, step=self.step, total_steps=self.total_steps or None)
 
     def _is_evaluated(self, step: int) -> bool:
@@ -77,6 +77,22 @@ class Translator:
             fact=f"step:{step}",
             created_at=_seconds(event["time"]),
         )
+
+    def _data_event(self, event: Mapping[str, Any]) -> EventModel:
+        """What was found in the rows: once, however often the run starts, and once more after the last step
+        where rows were read when their turn came."""
+        is_warned = any(found["severity"] != "note" for found in event["findings"])
+        return EventModel(
+            message=f"Data: {event['message']}".replace(self.hidden, ""),
+            level="warn" if is_warned else "info",
+            fact="data:end" if event["at_end"] else "data",
+            created_at=_seconds(event["time"]),
+        )
+
+    def _messages(self, event: Mapping[str, Any]) -> list[EventModel]:
+        if event["type"] == "data":
+            return [self._data_event(event)] if event["findings"] else []
+        return [self._message(event)] if event["type"] in _MESSAGES else []
 
     def _message(self, event: Mapping[str, Any]) -> EventModel:
         level, text = _MESSAGES[event["type"]]
