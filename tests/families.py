@@ -19,6 +19,14 @@ STATEFUL = (
 )  # fmt: skip
 """Families with layers that carry state along a row, whatever its documents are."""
 
+NOISY = {
+    "opt": "attention_dropout 0.2, dropout 0.1, layerdrop 0.3",
+    "seed_oss": "attention_dropout 0.1, residual_dropout 0.1",
+    "gpt2": "attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1",
+    "phimoe": "router_jitter_noise 0.01",
+}
+"""Families whose configs bring dropout or jitter, and which."""
+
 EAGER = ("gpt_oss", "bloom", "falcon", "falcon_alibi", "mpt", "gptj", "codegen")
 """Families that take no attention function of ours; the last two know packed rows by their positions."""
 
@@ -163,8 +171,17 @@ _FAMILY_TABLE = {
     ),
     "gptj": Family("GPTJConfig", "GPTJForCausalLM", tied=False, layers=2, options=_GPT_J),
     "codegen": Family("CodeGenConfig", "CodeGenForCausalLM", tied=False, layers=2, options=_GPT_J),
+    # These bring dropout of their own, PhiMoE a jitter of its router.
     "opt": Family(
-        "OPTConfig", "OPTForCausalLM", tied=True, layers=2, options={"ffn_dim": 96, "word_embed_proj_dim": 64}
+        "OPTConfig", "OPTForCausalLM", tied=True, layers=2,
+        options={"ffn_dim": 96, "word_embed_proj_dim": 64, "layerdrop": 0.3, "attention_dropout": 0.2},
+    ),
+    "seed_oss": Family(
+        "SeedOssConfig", "SeedOssForCausalLM", tied=False, layers=2, options={"head_dim": 16}
+    ),
+    "gpt2": Family(
+        "GPT2Config", "GPT2LMHeadModel", tied=True, layers=2,
+        options={"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
     ),
     "phimoe": Family("PhimoeConfig", "PhimoeForCausalLM", tied=False, layers=2, options=_EXPERTS),
 }  # fmt: skip

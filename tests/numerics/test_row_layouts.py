@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from engine_cases import Document, build_spec, lay_out, total_weight
-from families import EAGER, STATEFUL
+from families import EAGER, NOISY, STATEFUL
 from reference_equalities import draw_plain, load_eager
 from tunewright.engines.torch.engine import TorchEngine, build_engine
 from tunewright.errors import EngineError
@@ -58,14 +58,16 @@ def own_loss(model: PreTrainedModel, documents: list[Document]) -> float:
 
 
 @pytest.mark.parametrize("attention", ["auto", "eager"])
-@pytest.mark.parametrize("family", [*STATEFUL, *EAGER])
+@pytest.mark.parametrize("family", [*STATEFUL, *EAGER, *NOISY])
 def test_every_layout_that_is_taken_has_the_librarys_loss(
     family: str, attention: str, family_folder: FolderOf
 ) -> None:
     folder = family_folder(family)
-    engine = build_engine(build_spec(folder, attention=attention))
+    adapter = {"kind": "none"} if family == "gpt2" else {"targets": ("q_proj",)} if family == "phimoe" else {}
+    engine = build_engine(build_spec(folder, attention=attention, adapter=adapter))
     expected = own_loss(load_eager(folder), DOCUMENTS)
-    packs = family in PACKED
+    # OPT knows packed rows by a mask alone.
+    packs = family in (*PACKED, *NOISY) and (family, attention) != ("opt", "eager")
     assert engine.facts.layout == ("packed" if packs else "padded"), engine.facts.layout_reason
     assert bool(engine.facts.layout_reason) != packs
     layouts: tuple[RowLayout, ...] = get_args(RowLayout)
@@ -76,6 +78,32 @@ def test_every_layout_that_is_taken_has_the_librarys_loss(
     if not packs:
         # Else the rule above would hold for a model that needs no rule.
         assert abs(evaluated_loss(engine, rows_of("packed")) / expected - 1) > 1e-5
+
+
+@pytest.mark.parametrize("kind", ["lora", "none"])
+@pytest.mark.parametrize("family", NOISY)
+def test_the_bases_own_dropout_is_off(family: str, kind: str, family_folder: FolderOf) -> None:
+    """Else a step would depend on how it is split into micro-batches."""
+    # GPT-2 has one linear layer of torch, its head.
+    adapter = {"kind": kind, "targets": ("lm_head",) if family == "gpt2" else ("q_proj",)}
+    engine = build_engine(build_spec(family_folder(family), attention="auto", adapter=adapter))
+    assert engine.facts.idle_noise == NOISY[family]
+    losses = [trained_loss(engine, rows_of(layout)) for layout in ("padded", "single", "single")]
+    assert losses[1] == losses[2]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(evaluated_loss(engine, rows_of("padded")), rel=1e-6)
+
+
+def test_the_adapters_dropout_is_on(family_folder: FolderOf) -> None:
+    for kernels in ("plain", "fast"):
+        adapter = {"dropout": 0.5}
+        engine = build_engine(build_spec(family_folder("llama"), adapter=adapter, kernels=kernels))
+        assert engine.facts.kernels == kernels
+        engine.forward_backward(rows_of("padded"), denominator=1.0)
+        engine.optim_step(lr=1e-2, skip_above=None)
+        losses = [trained_loss(engine, rows_of("padded")) for _ in range(2)]
+        assert losses[0] != losses[1]
+        assert evaluated_loss(engine, rows_of("padded")) == evaluated_loss(engine, rows_of("padded"))
 
 
 def _forwards(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, change: Callable[..., object]) -> None:

@@ -61,7 +61,8 @@ class EngineSpec:
 class EngineFacts:
     """What was built, for the plan print-out and plan.json. Counts are parameters. kernels: what the spec's
     came to. path: the same with the reason, for a person. trainable_biases: those of biases.
-    layout: the fullest rows that the engine computes right with this model. layout_reason: why not fuller."""
+    layout: the fullest rows that the engine computes right with this model. layout_reason: why not fuller.
+    idle_noise: dropout and jitter of the base model's own config, which no engine draws."""
 
     engine: str
     device: str
@@ -75,6 +76,7 @@ class EngineFacts:
     trainable_biases: int = 0
     layout: RowLayout = "packed"
     layout_reason: str = ""
+    idle_noise: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,10 +91,14 @@ def _trained(config: RunConfig, facts: EngineFacts) -> str:
     parameters = f"{_count(facts.trainable_parameters)} parameters ({share:.2%})"
     adapter = config.adapter
     if adapter.kind == "none":
-        return f"every weight: {parameters}"
+        return f"every weight: {parameters}{_idle(facts)}"
     targets = adapter.targets if isinstance(adapter.targets, str) else ", ".join(adapter.targets)
     settings = [f"{adapter.kind} rank {adapter.rank}", f"alpha {adapter.alpha:g}", *_further(adapter, facts)]
-    return f"{', '.join(settings)}, {targets}: {parameters}"
+    return f"{', '.join(settings)}, {targets}: {parameters}{_idle(facts)}"
+
+
+def _idle(facts: EngineFacts) -> str:
+    return f"; off in the base model: {facts.idle_noise}" if facts.idle_noise else ""
 
 
 def _further(adapter: AdapterConfig, facts: EngineFacts) -> Iterator[str]:

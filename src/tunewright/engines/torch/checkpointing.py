@@ -28,7 +28,7 @@ def checkpoint_layers(model: PreTrainedModel, count: int) -> None:
     if count == 0:
         return
     for layer in decoder_layers(model)[:count]:
-        layer.forward = _recomputed(layer, layer.forward)
+        layer.forward = _recomputed(layer.forward)
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -45,10 +45,10 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     )
 
 
-def _recomputed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(forward)
     def call(*inputs: Any, **named: Any) -> Any:
-        if not (layer.training and torch.is_grad_enabled()):
+        if not torch.is_grad_enabled():
             return forward(*inputs, **named)
         return checkpoint(forward, *inputs, use_reentrant=False, **named)
 

@@ -27,6 +27,7 @@ from tunewright.engines.torch.lean_optimizer import build_optimizer
 from tunewright.engines.torch.load import load_model, vocabulary_size
 from tunewright.engines.torch.lora import add_adapter, train_all
 from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, to_device
+from tunewright.engines.torch.modes import list_idle_noise, set_training
 from tunewright.engines.torch.optimizer import StepOutcome
 from tunewright.engines.torch.precision import DTYPES, build_loss_scale, check_precision, compute_in
 from tunewright.engines.torch.quantize import check_quantization, count_parameters
@@ -134,6 +135,7 @@ class TorchEngine:
             path=self._built.chosen.path,
             layout=self._built.attention.layout,
             layout_reason=self._built.attention.reason,
+            idle_noise=list_idle_noise(self._model),
         )
 
     def forward_backward(self, micro_batches: Sequence[Batch], *, denominator: float) -> None:
@@ -141,7 +143,7 @@ class TorchEngine:
         for batch in micro_batches:
             # CUDA would end the process with an assertion.
             check_tokens(batch, vocabulary_size(self._model))
-        self._model.train()
+        set_training(self._model)
         with self._guard(), self._parts.random.active(), self._set_gradients_aside():
             sums = [self._one_pass(batch, denominator) for batch in micro_batches]
         self._sums += sums

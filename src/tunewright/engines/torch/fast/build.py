@@ -77,11 +77,8 @@ def _why_not_model(model: PreTrainedModel) -> str | None:
     unknown = [kind for kind in kinds if kind not in NORM_SHIFTS]
     if unknown:
         return f"{', '.join(unknown)} is not known"
-    config = model.config.get_text_config()
-    if config.hidden_act not in ACTIVATIONS:
-        return f"activation {config.hidden_act}"
-    dropout = getattr(config, "attention_dropout", 0.0)
-    return f"attention dropout {dropout:g}" if dropout else None
+    activation = model.config.get_text_config().hidden_act
+    return None if activation in ACTIVATIONS else f"activation {activation}"
 
 
 def _why_not_trained(model: PreTrainedModel) -> str | None:
