@@ -97,6 +97,7 @@ REFUSALS = {
     "insufficient_permissions": "the key lacks the scope",
     "wrong_project": "`OpenAI-Project` names another project than that of the key",
     "rate_limit_exceeded": "the key asked too often; `retry-after` tells how long to wait, the client does",
+    "too_many_chats": "the project has as many chats or answers in the making as it may; ask again",
     "busy": "the model is being loaded, the device is taken or too many chats wait; the client asks again",
     "disk_full": "the server has no room: nothing was stored, and the client does not try again",
     "database_unavailable": "the server cannot reach its database; the client asks again",

@@ -323,6 +323,9 @@ def test_a_full_server_says_so(server: RunningServer, client: OpenAI) -> None:
     with pytest.raises(InternalServerError, match="too many") as caught:
         _text(client)
     assert caught.value.response.headers["retry-after"] == "5"
+    # Whoever has nothing in the making is not kept out by one who has.
+    with server.client(project="another", max_retries=0) as other:
+        assert _text(other, max_completion_tokens=1)
     for stream in streams:
         stream.close()
     wait_until(lambda: _process(server).in_flight == 0, "all places are free again")

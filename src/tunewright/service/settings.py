@@ -36,6 +36,10 @@ class Limits:
     """Requests of one key to one API process in any 60 seconds. A key may have a limit of its own."""
     key_streams: int = 50
     """Streams of events that one key has open at once, in one API process."""
+    project_chats: int = 64
+    """Chats and prompts of completions of a project that are answered at once, in one API process."""
+    project_answers: int = 256
+    """Answers to them, which are more where `n` is above 1."""
     project_jobs: int = 1_000
     """Jobs of a project that are not over."""
     project_running: int = 0
@@ -49,6 +53,8 @@ class Limits:
 UNLIMITED_BY_ZERO = (
     "requests_per_minute",
     "key_streams",
+    "project_chats",
+    "project_answers",
     "project_jobs",
     "project_running",
     "project_files",

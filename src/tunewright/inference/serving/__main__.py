@@ -77,7 +77,8 @@ def listen(lines: Iterable[str], loop: Loop, reader: Reader, outlet: Outlet) -> 
             case "answer":
                 reader.put(read_ask(order))
             case "cancel":
-                loop.cancel(order["id"])
+                if not reader.cancel(order["id"]):
+                    loop.cancel(order["id"])
             case "forget":
                 loop.forget(order["name"])
             case _:

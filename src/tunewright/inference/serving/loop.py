@@ -1,13 +1,12 @@
 """The one thread that loads models and computes: admits waiting requests, steps all batches in turn, tells.
 
-Requests are admitted in the order in which they came, as long as memory for their key-value cache is left;
-each model's batch gets one step a turn, so no model waits for another one's answers to end.
+Requests are admitted in the order in which they came, projects in turn, as long as memory for their key-value
+cache is left; each model's batch gets one step a turn, so no model waits for another one's answers to end.
 """
 
 from __future__ import annotations
 
 import queue
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +16,14 @@ from tunewright.inference.batch import Answer, Batch, Step
 from tunewright.inference.decoder import Decoder, Decoders
 from tunewright.inference.serving.attempt import attempt, error_event
 from tunewright.inference.serving.request import Job, ModelName
+from tunewright.inference.serving.shares import next_job
 from tunewright.inference.serving.shelf import Shelf, ShelfFull, no_memory
 from tunewright.inference.serving.told import FinishReason, Piece, Told
+from tunewright.inference.serving.turns import Turns
 
 Event = dict[str, Any]
-MOST_ROWS = 256
+BEGUN_AT_ONCE = 4
+"""Prompts that are fed between two steps of the answers in the making."""
 
 
 @dataclass(slots=True)
@@ -39,7 +41,7 @@ class Loop:
         self._send = send
         self._cache_bytes = cache_bytes
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting: deque[Job] = deque()
+        self._waiting: Turns[Job] = Turns()
         self._active: dict[ModelName, _Active] = {}
         # Cancelled before they came: reading a prompt takes a while.
         self._cancelled: set[str] = set()
@@ -74,13 +76,11 @@ class Loop:
         if job.id in self._cancelled:
             self._cancelled.discard(job.id)
         else:
-            self._waiting.append(job)
+            self._waiting.put(job)
 
     def _cancel(self, job_id: str) -> None:
-        for job in self._waiting:
-            if job.id == job_id:
-                self._waiting.remove(job)
-                return
+        if self._waiting.remove(job_id):
+            return
         for model, active in list(self._active.items()):
             for job in active.jobs:
                 if job.id == job_id:
@@ -90,13 +90,19 @@ class Loop:
         self._cancelled.add(job_id)
 
     def _admit(self) -> None:
-        """Start what there is room for. The first that has to wait holds up those behind it: else a large
-        request would never have its turn."""
-        while self._waiting and self._has_room(self._waiting[0]):
-            job = self._waiting.popleft()
+        """Start what there is room for."""
+        for _ in range(BEGUN_AT_ONCE):
+            # Those that came meanwhile have their turn before the next one of a project that just had one.
+            while not self._inbox.empty():
+                self._inbox.get()()
+            active = [job for other in self._active.values() for job in other.jobs]
+            job = next_job(filter(self._can_join, self._waiting.heads()), active, self._cache_bytes)
+            if job is None:
+                return
+            self._waiting.take(job)
             decoders = attempt(partial(self._take, job.model), partial(self._fail, [job]))
             if decoders is _NO_ROOM:
-                self._waiting.appendleft(job)
+                self._waiting.give_back(job)
                 return
             if decoders is not None:
                 self._begin(job, decoders)
@@ -109,14 +115,9 @@ class Loop:
                 return _NO_ROOM
             raise no_memory(model.name) from None
 
-    def _has_room(self, job: Job) -> bool:
+    def _can_join(self, job: Job) -> bool:
         active = self._active.get(job.model)
-        if active is not None and not active.batch.accepts():
-            return False
-        jobs = [each for other in self._active.values() for each in other.jobs]
-        rows = sum(len(each.answers) for each in (*jobs, job))
-        cost = sum(each.cost for each in (*jobs, job))
-        return not jobs or (rows <= MOST_ROWS and cost <= self._cache_bytes)
+        return active is None or active.batch.accepts()
 
     def _begin(self, job: Job, decoders: Decoders) -> None:
         active = self._active.get(job.model) or _Active(Batch(decoders))

@@ -1,11 +1,11 @@
-"""Requests into jobs, one after the other, in a thread of its own: answers in the making do not wait.
+"""Requests into jobs, one after the other, in a thread of its own: answers in the making do not wait, and
+projects take turns.
 
 What is foreign about a prompt, its template and its tokenizer, is left to the prompt process.
 """
 
 from __future__ import annotations
 
-import queue
 import tempfile
 import threading
 from collections import OrderedDict
@@ -21,6 +21,7 @@ from tunewright.inference.serving.prompt_process import PromptProcess
 from tunewright.inference.serving.request import Ask, Job, ModelName, Reading, prepare
 from tunewright.inference.serving.shelf import base_key
 from tunewright.inference.serving.told import Voice
+from tunewright.inference.serving.turns import TurnQueue
 from tunewright.inference.vocabulary import Vocabulary
 from tunewright.models.arch import load_arch
 from tunewright.models.resolve import resolve_model
@@ -39,13 +40,17 @@ class Reader:
     ) -> None:
         self._done, self._failed = done, failed
         self._process = process or PromptProcess()
-        self._asks: queue.SimpleQueue[Ask] = queue.SimpleQueue()
+        self._asks: TurnQueue[Ask] = TurnQueue()
         self._known: OrderedDict[str, Reading] = OrderedDict()
         threading.Thread(target=self._read, daemon=True).start()
 
     def put(self, ask: Ask) -> None:
         """Read this request when its turn comes."""
         self._asks.put(ask)
+
+    def cancel(self, ask_id: str) -> bool:
+        """Whether a request still waited to be read; it is not read any more."""
+        return self._asks.remove(ask_id)
 
     def _read(self) -> None:
         self._process.start()

@@ -33,7 +33,8 @@ class ModelName:
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request. Its prompt is `messages`, as message_of takes them, with `tools`, or `prompt`: text or token
-    ids. first: the number of its first answer among all of a call, which keys the draws."""
+    ids. first: the number of its first answer among all of a call, which keys the draws. project: whose it
+    is; projects take turns."""
 
     id: str
     model: ModelName
@@ -47,6 +48,7 @@ class Ask:
     stops: Sequence[str] = ()
     log_probs: int | None = None
     echo: bool = False
+    project: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +64,7 @@ class Job:
     echo: bool
     log_probs: int | None
     cost: int
+    project: str = ""
 
 
 def read_ask(line: dict[str, Any]) -> Ask:
@@ -99,6 +102,7 @@ def prepare(ask: Ask, reading: Reading, process: PromptProcess) -> Job:
         ask.id, ask.model, prompt, answers,
         [Told(reading.voice, ask.stops, calls) for _ in answers],
         reading.voice, ask.echo, ask.log_probs, ask.answers * (len(prompt) + limit) * reading.bytes_per_token,
+        ask.project,
     )  # fmt: skip
 
 

@@ -97,8 +97,6 @@ async def answering(
 
     Raises ApiError: 400 for what the model cannot take, 503 when the server is full or the model not ready.
     """
-    if process.in_flight + len(asks) > max(settings.requests, len(asks)):
-        raise busy("The server has too many chats to answer; ask again")
     if process.resting_seconds():
         raise busy("The model server is being started anew; ask again")
     conversation = Conversation()

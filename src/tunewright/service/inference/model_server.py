@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, cast
 
 from anyio import to_thread
@@ -12,7 +12,8 @@ from fastapi import Depends, Request
 
 from tunewright.service.context import Service
 from tunewright.service.faults import ApiError
-from tunewright.service.inference.asking import Conversation, answering
+from tunewright.service.inference.asking import Conversation, answering, busy
+from tunewright.service.inference.places import Places
 from tunewright.service.inference.process import ModelProcess
 from tunewright.service.inference.served import find_served, forget_served
 from tunewright.service.inference.training import refuse_while_training
@@ -28,6 +29,7 @@ class ModelServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self.process = ModelProcess(service.settings.inference)
+        self._places = Places(service.settings.limits)
 
     async def prepare(self, key: KeyRecord, name: str) -> Mapping[str, str | None]:
         """A model that a key may use, as the process takes it.
@@ -38,19 +40,27 @@ class ModelServer:
             message = "This server answers no chats: it was started with --inference off"
             raise ApiError(404, message, code="inference_off")
         await to_thread.run_sync(refuse_while_training, self._service, self.process)
-        return await to_thread.run_sync(find_served, self._service, key, name)
+        found = await to_thread.run_sync(find_served, self._service, key, name)
+        return {**found, "project": key.project}
 
     def forget(self, artifact_id: str) -> None:
         """Free what a deleted model takes, in memory and on disk."""
         self.process.forget(artifact_id)
         forget_served(self._service, artifact_id)
 
-    def answering(
+    @asynccontextmanager
+    async def answering(
         self, asks: Sequence[Mapping[str, Any]], *, model: str, prompt_param: str
-    ) -> AbstractAsyncContextManager[Conversation]:
-        """Send requests, as asking.answering does."""
+    ) -> AsyncGenerator[Conversation]:
+        """Send requests, as asking.answering does. Raises ApiError 429 also, for too many of one project."""
         settings = self._service.settings.inference
-        return answering(self.process, settings, asks, model=model, prompt_param=prompt_param)
+        project = str(asks[0]["project"])
+        if self.process.in_flight + len(asks) > settings.requests and not self._places.has_none(project):
+            raise busy("The server has too many chats to answer; ask again")
+        with self._places.take(project, asks):
+            sending = answering(self.process, settings, asks, model=model, prompt_param=prompt_param)
+            async with sending as conversation:
+                yield conversation
 
 
 def current_model_server(request: Request) -> ModelServer:

@@ -14,11 +14,12 @@ Policy = Literal["wait", "cpu", "off"]
 class InferenceSettings:
     """policy: `wait` answers on the machine's accelerator and refuses while a job trains on it, `cpu` answers
     on the CPU always, `off` never. memory_bytes: what loaded models may take; 0 is a quarter of the memory.
-    wait_seconds: how long a request waits for its model before the client is told to come back."""
+    requests: in the making at once; a project that has none is answered beyond it. wait_seconds: how long a
+    request waits for its model before the client is told to come back."""
 
     policy: Policy = "wait"
     memory_bytes: int = 0
-    requests: int = 64
+    requests: int = 256
     wait_seconds: float = 30.0
 
     @property
