@@ -111,16 +111,14 @@ def show(  # noqa: PLR0913 - one parameter an option
     )
     chosen = _read_row(data, row)
     rendered = render_row(chosen, tokenizer, data)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for number, example in enumerate(rendered.examples, start=1):
         trained = int((example.weights_T > 0).sum())
         part = f" example {number} of {len(rendered.examples)}:" if len(rendered.examples) > 1 else ""
-        console.print(
-            f"{chosen.source}:{part} {len(example)} tokens, {trained} trained", style="bold", markup=False
-        )
+        console.print(f"{chosen.source}:{part} {len(example)} tokens, {trained} trained", style="bold")
         console.print(_token_lines(example, tokenizer) if ids else mark_trained(example, tokenizer))
     for dropped in rendered.dropped:
-        console.print(f"warning: the chat template drops the {dropped}", style="yellow", markup=False)
+        console.print(f"warning: the chat template drops the {dropped}", style="yellow")
 
 
 def mark_trained(example: Example, tokenizer: ChatTokenizer) -> Text:
@@ -152,7 +150,7 @@ def _print_report(report: DataReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     facts = Table("what", "found", title="Data report", title_justify="left")
     for name, value in report.facts():
         facts.add_row(name, value)
@@ -164,8 +162,8 @@ def _print_report(report: DataReport) -> None:
     styles = {"error": "red", "warning": "yellow", "note": ""}
     for finding in report.findings:
         line = f"{finding.severity}: {finding.what}: {finding.count}"
-        console.print(line, style=styles[finding.severity], markup=False)
-        console.print(f"  {finding.places()}\n  first: {finding.first}", markup=False, soft_wrap=True)
+        console.print(line, style=styles[finding.severity])
+        console.print(f"  {finding.places()}\n  first: {finding.first}", soft_wrap=True)
 
 
 def _build_config(file: Path, format_: _FORMATS, columns: list[str] | None, **settings: object) -> DataConfig:
@@ -184,9 +182,9 @@ def _read_column(text: str) -> tuple[str, str]:
 
 def _load_tokenizer(model: str, chat_template: Path | None) -> ChatTokenizer:
     from tunewright.data.templates import load_tokenizer
-    from tunewright.models.resolve import resolve_model
+    from tunewright.models.resolve import resolve_tokenizer
 
-    return load_tokenizer(resolve_model(model).folder, chat_template)
+    return load_tokenizer(resolve_tokenizer(model), chat_template)
 
 
 def _read_row(data: DataConfig, line: int) -> Row:

@@ -43,7 +43,7 @@ class DemoView:
     """The report on stdout; progress of the training goes to stderr as in every run."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def open(self, rows: Sequence[tuple[str, str]], eval_seed: int, samples: Sequence[object]) -> None:
         """Say what is going to be learnt, from what, and how it is tested."""

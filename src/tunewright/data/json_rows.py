@@ -20,6 +20,8 @@ from tunewright.types import SourceRef
 SPACE = b" \t\r\n"
 """What JSON counts as white space: a line of nothing else is no row."""
 
+_GOES_ON = (b"{", b"[", b",", b":")
+
 
 def iter_json_rows(path: Path, shown: str) -> Iterator[RawRow | DataError]:
     """Rows, or the DataError in a row's place, of a .json or .jsonl file. `shown` names it in messages."""
@@ -44,9 +46,12 @@ def read_line(line: bytes | None, source: SourceRef) -> RawRow:
 
 
 def printed_over_lines(error: DataError, shown: str) -> DataError:
-    """The fault of a .json file whose first line is no row: nothing in it can be read."""
+    """The fault of a JSON file whose first line is no row: nothing in it can be read."""
     error.where = shown
-    error.hint = "a .json file holds an array of rows, [{…}, {…}], or one whole row per line"
+    error.hint = (
+        "a JSON file holds an array of rows, [{…}, {…}], or one whole row per line; "
+        f"`jq -c . {shown} > rows.jsonl` writes an object that goes over several lines on one"
+    )
     return error
 
 
@@ -76,7 +81,8 @@ def _iter_json_lines(file: BinaryIO, shown: str, *, is_json: bool) -> Iterator[R
             row = read_line(line, source)
         except DataError as error:
             # A pretty-printed object is one fault, not one per line.
-            if is_first and is_json and error.code == "data.broken-json":
+            is_cut = line is not None and line.rstrip().endswith(_GOES_ON)
+            if is_first and (is_json or is_cut) and error.code == "data.broken-json":
                 yield printed_over_lines(error, shown)
                 return
             row = error

@@ -94,9 +94,12 @@ def _files_in(folder: Path, shown: str) -> list[Path]:
     entries = sorted(
         entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")
     )
+    names = {entry.name for entry in folder.iterdir()}
+    if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
+        raise _saved_dataset(folder, shown, is_dict="dataset_dict.json" in names)
     for entry in entries:
         # Leaving out half of a data set because it is compressed would go unnoticed.
-        if entry.suffix.lower() in COMPRESSED:
+        if entry.suffix.lower() in {*COMPRESSED, ".arrow"}:
             _check_kind(entry, str(Path(shown) / entry.name))
     files = [entry for entry in entries if entry.suffix.lower() in READERS]
     if not files:
@@ -112,11 +115,27 @@ def _files_in(folder: Path, shown: str) -> list[Path]:
     return files
 
 
+def _saved_dataset(folder: Path, shown: str, *, is_dict: bool) -> DataError:
+    split = "['train']" if is_dict else ""
+    return DataError(
+        "this is a folder that the datasets library saved (save_to_disk), which cannot be read",
+        where=shown,
+        got="a folder for each split" if is_dict else "Arrow files",
+        expected=f"files ending in {_KINDS}",
+        hint="convert it once, in Python: from datasets import load_from_disk; "
+        f"load_from_disk({str(folder)!r}){split}.to_json('rows.jsonl')",
+        code="data.unsupported-file",
+    )
+
+
 def _check_kind(path: Path, shown: str) -> None:
     kind = path.suffix.lower()
     if kind in READERS:
         return
     hint = "decompress it first" if kind in COMPRESSED else "convert it, for example to JSONL"
+    if kind == ".arrow":
+        hint = "convert it once, in Python: from datasets import Dataset; "
+        hint += f"Dataset.from_file({str(path)!r}).to_json('rows.jsonl')"
     raise DataError(
         "this kind of file cannot be read",
         where=shown,

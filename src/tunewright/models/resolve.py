@@ -9,11 +9,12 @@ from pathlib import Path
 from tunewright.cache import CachedFile
 from tunewright.errors import ModelError
 from tunewright.models.hub import fetch_model, find_cached
-from tunewright.models.sanitise import sanitised_copy
+from tunewright.models.sanitise import sanitised_copy, tokenizer_copy
 from tunewright.models.weights import PICKLE_SUFFIXES, refuse_unsafe_file
 
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_MODELS = ("tiny",)
+_NO_MODEL = ("model.no-config", "model.no-weights", "model.incomplete", "model.is-adapter")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -36,6 +37,20 @@ def resolve_model(name: str, revision: str | None = None) -> ModelFiles:
     """
     copy = sanitised_copy(_find(name, revision))
     return ModelFiles(copy.folder, name, revision, copy.warnings, copy.held)
+
+
+def resolve_tokenizer(name: str) -> Path:
+    """The sanitised copy of a model for its tokenizer alone: a folder needs neither weights nor a config.
+
+    Raises ModelError.
+    """
+    source = _find(name, None)
+    try:
+        return sanitised_copy(source).folder
+    except ModelError as error:
+        if error.code not in _NO_MODEL or not (source / "tokenizer.json").is_file():
+            raise
+    return tokenizer_copy(source).folder
 
 
 def find_on_disk(name: str, revision: str | None = None) -> Path | None:

@@ -65,7 +65,20 @@ def sanitised_copy(source: Path) -> SanitisedCopy:
     weights = find_weights(source)
     if len(weights) > 1 or weights[0].name != SINGLE_FILE:
         written[INDEX_FILE] = (source / INDEX_FILE).read_bytes()
-    links = {path.name: path.resolve() for path in weights}
+    return _copy(written, {path.name: path.resolve() for path in weights}, warnings)
+
+
+def tokenizer_copy(source: Path) -> SanitisedCopy:
+    """The sanitised copy of the tokenizer of a folder, which needs to hold no weights and no config.
+
+    Raises as sanitised_copy does.
+    """
+    return _copy({**_tokenizer_files(source), **_generation_files(source)}, {}, ())
+
+
+def _copy(
+    written: Mapping[str, bytes], links: Mapping[str, Path], warnings: tuple[str, ...]
+) -> SanitisedCopy:
     folder = cache_folder() / "models" / _digest(written, links)
     try:
         return SanitisedCopy(folder, warnings, _keep(folder, written, links))
@@ -94,12 +107,7 @@ def checked_settings(source: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
     if not path.is_file():
         raise _no_config(source)
     config, warnings = filter_config(read_json(path), str(path))
-    written = {"config.json": _dump(config), **_tokenizer_files(source)}
-    generation = source / "generation_config.json"
-    if generation.is_file():
-        settings = read_json(generation)
-        written[generation.name] = _dump({key: settings[key] for key in settings if key in _GENERATION_KEYS})
-    return written, warnings
+    return {"config.json": _dump(config), **_tokenizer_files(source), **_generation_files(source)}, warnings
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -149,6 +157,14 @@ def _tokenizer_files(source: Path) -> dict[str, bytes]:
         kept = {key: settings[key] for key in settings if not _asks_for_code(key)}
         written[settings_path.name] = _dump(kept)
     return written
+
+
+def _generation_files(source: Path) -> dict[str, bytes]:
+    path = source / "generation_config.json"
+    if not path.is_file():
+        return {}
+    settings = read_json(path)
+    return {path.name: _dump({key: settings[key] for key in settings if key in _GENERATION_KEYS})}
 
 
 def _asks_for_code(key: str) -> bool:

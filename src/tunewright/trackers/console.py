@@ -28,7 +28,7 @@ class ConsoleTracker:
     def __init__(
         self, total_steps: int, console: Console | None = None, *, report_every: int | None = None
     ) -> None:
-        self._console = console or Console(file=sys.stderr, highlight=False)
+        self._console = console or Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
         self._reports = Reports(report_every or 1)
         self._losses: list[float] = []
         self._smoothed: float | None = None
@@ -64,7 +64,7 @@ class ConsoleTracker:
             self._plain.update(event)
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
 class PlainLines:

@@ -333,3 +333,39 @@ def test_rows_inside_a_wrapper_are_pointed_out() -> None:
         detect_format([RawRow({"data": [{"text": "a"}]}, SOURCE)])
     with pytest.raises(DataError, match="no keys at all"):
         detect_format([RawRow({}, SOURCE)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({"id": 1, "conversation": [ASK, ANSWER]}, "columns: {messages: conversation}"),
+        ({"dialog": [HUMAN, GPT]}, "columns: {conversations: dialog}"),
+        ({"conversation": [{"human": "q", "assistant": "a"}]}, "as two turns"),
+    ],
+)
+def test_turns_under_another_key_come_with_the_mapping(fields: dict[str, object], hint: str) -> None:
+    with pytest.raises(DataError) as caught:
+        detect_format([RawRow(fields, SOURCE)])
+    assert caught.value.code == "data.unknown-format"
+    assert hint in str(caught.value.hint)
+
+
+def test_turns_of_another_format_come_with_the_mapping() -> None:
+    assert "{messages: conversations}" in str(refused("sharegpt", conversations=[ASK, ANSWER]).hint)
+    assert "{conversations: messages}" in str(refused("messages", messages=[HUMAN, GPT]).hint)
+    columns = {"messages": "conversations"}
+    raw = RawRow({"conversations": [ASK, ANSWER]}, SOURCE)
+    assert detect_format([raw], columns) == "messages"
+    row = parse_row(raw, "messages", columns)
+    assert isinstance(row, Conversation)
+    assert row.messages == chat(ASK, ANSWER)
+
+
+def test_arguments_that_are_encoded_twice_come_with_the_way_out() -> None:
+    def error(arguments: str) -> DataError:
+        call = {"function": {"name": "f", "arguments": arguments}}
+        return refused("messages", messages=[ASK, {"role": "assistant", "tool_calls": [call]}])
+
+    assert "decode it once" in str(error(json.dumps(json.dumps({"a": 1}))).hint)
+    assert "{}" in str(error("null").hint)
+    assert error("[1]").hint is None

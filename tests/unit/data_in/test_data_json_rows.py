@@ -156,6 +156,11 @@ def test_a_pretty_printed_object_is_one_fault(tmp_path: Path) -> None:
     rows = read(tmp_path / "a.json", json.dumps({"data": [1, 2, 3]}, indent=2))
     assert summary(rows) == ["data.broken-json"]
     assert "array of rows" in str(rows[0])
+    lines = read(tmp_path / "a.jsonl", "\n".join([json.dumps({"text": "a"}, indent=2)] * 2))
+    assert summary(lines) == ["data.broken-json"]
+    assert "jq -c" in str(lines[0])
+    # A first line that is only broken says nothing about the others.
+    assert summary(read(tmp_path / "b.jsonl", f'{{"text": "a\n{GOOD}')) == ["data.broken-json", 2]
 
 
 def test_utf16_is_named(tmp_path: Path) -> None:

@@ -105,3 +105,23 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch) -> N
     error = refused(path)
     assert error.code == "data.unreadable-file"
     assert "Permission denied" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("names", "split"),
+    [(("state.json", "dataset_info.json", "data-0.arrow"), ""), (("dataset_dict.json",), "['train']")],
+)
+def test_a_folder_of_the_datasets_library_is_named_as_one(
+    tmp_path: Path, names: tuple[str, ...], split: str
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    error = refused(tmp_path)
+    assert error.code == "data.unsupported-file"
+    assert f"load_from_disk({str(tmp_path)!r}){split}.to_json(" in str(error.hint)
+
+
+def test_arrow_files_are_refused_with_the_line_that_converts_them(tmp_path: Path) -> None:
+    (tmp_path / "a.arrow").write_bytes(b"ARROW1")
+    (tmp_path / "b.jsonl").write_text(ROW)
+    assert "Dataset.from_file" in str(refused(tmp_path).hint)

@@ -131,3 +131,32 @@ sys.exit(", ".join(name for name in sys.modules if name.startswith(heavy)) or 0)
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_text_of_files_is_no_markup_and_no_emoji(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "[bold]:100:"
+    folder.mkdir()
+    path = write(folder, (ROWS[0], *[ROWS[1]] * 100))
+    run(["data", "check", path, "--model", model])
+    out = capsys.readouterr().out
+    assert f"{path}:2: " in out
+    run(["data", "show", path, "--model", model])
+    assert path in capsys.readouterr().out
+
+
+def test_check_needs_the_tokenizer_of_a_model_only(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (bare / name).write_bytes((Path(model) / name).read_bytes())
+    path = write(tmp_path, ROWS[:1])
+    assert run(["data", "check", path, "--model", str(bare), "--json"]) == ExitCode.DONE
+    told = capsys.readouterr().out
+    assert run(["data", "check", path, "--model", model, "--json"]) == ExitCode.DONE
+    assert capsys.readouterr().out == told
+    (bare / "tokenizer.json").unlink()
+    assert run(["data", "check", path, "--model", str(bare)]) == ExitCode.USER_ERROR

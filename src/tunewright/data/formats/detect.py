@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from tunewright.data.formats.format import Format
 from tunewright.data.raw_row import RawRow
 from tunewright.errors import DataError
 
 _FALLBACK = "text"
+_OF_TURNS = {"messages": "messages", "conversations": "sharegpt"}
 
 
 def choose_format(formats: Mapping[str, Format], rows: Sequence[RawRow]) -> str:
@@ -35,6 +37,19 @@ def choose_format(formats: Mapping[str, Format], rows: Sequence[RawRow]) -> str:
     raise _unknown(formats, rows)
 
 
+def turns_field(value: object) -> str | None:
+    """The field of a format under which such a list of turns would be read; None for another value."""
+    first = cast("list[object]", value)[0] if isinstance(value, list) and value else None
+    if not isinstance(first, dict):
+        return None
+    return "messages" if "role" in first else "conversations" if "from" in first else None
+
+
+def map_hint(field: str, column: str) -> str:
+    """How to have a column read as a field."""
+    return f"map them with `columns: {{{field}: {column}}}` (--column {field}={column})"
+
+
 def seen_keys(rows: Sequence[RawRow]) -> list[str]:
     """All keys of the rows, in order of appearance."""
     return list(dict.fromkeys(key for row in rows for key in row.fields))
@@ -52,12 +67,19 @@ def _unknown(formats: Mapping[str, Format], rows: Sequence[RawRow]) -> DataError
         where=rows[0].source.path,
         got=f"the keys {', '.join(keys)[:300]}" if keys else "no keys at all",
         expected=f"the keys of one format ({wanted})",
-        hint=_hint(rows[0]),
+        hint=_hint(formats, rows[0]),
         code="data.unknown-format",
     )
 
 
-def _hint(row: RawRow) -> str:
-    if len(row.fields) == 1 and isinstance(value := next(iter(row.fields.values())), list) and value:
-        return f"the rows seem to lie inside `{next(iter(row.fields))}`: store that list alone"
+def _hint(formats: Mapping[str, Format], row: RawRow) -> str:
+    for key, value in row.fields.items():
+        if field := turns_field(value):
+            return f"`{key}` holds turns of the format {_OF_TURNS[field]}: {map_hint(field, key)}"
+        if isinstance(value, list) and value and isinstance(first := cast("list[object]", value)[0], dict):
+            fields = cast("dict[str, object]", first)
+            if len(row.fields) == 1 and _formats_of(formats, RawRow(fields, row.source)):
+                return f"the rows seem to lie inside `{key}`: store that list alone"
+            if len(fields) == 2:
+                return f'write each pair of `{key}` as two turns, {{"role": …, "content": …}}, in `messages`'
     return "map other names with `columns`, such as columns: {instruction: question, output: answer}"

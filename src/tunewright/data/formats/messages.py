@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tunewright.data.formats.conversation import build_conversation
+from tunewright.data.formats.detect import map_hint
 from tunewright.data.formats.field import Field, describe
 from tunewright.data.formats.lists import read_list
 from tunewright.data.formats.tools import read_call, read_tools
@@ -42,7 +43,16 @@ def read_row_tools(row: Field) -> tuple[str, ...]:
 
 
 def _read_message(turn: Field) -> Message:
-    role = _read_role(turn.child("role"))
+    sender = turn.child("role")
+    if sender.is_absent and not turn.child("from").is_absent:
+        raise sender.error(
+            "is missing",
+            code="data.missing-field",
+            got="`from`, as in the format sharegpt",
+            expected="the role",
+            hint=map_hint("conversations", "messages"),
+        )
+    role = _read_role(sender)
     calls = _read_calls(turn)
     reasoning = _read_reasoning(turn)
     if role != "assistant" and (calls or reasoning):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tunewright.data.formats.conversation import build_conversation
+from tunewright.data.formats.detect import map_hint
 from tunewright.data.formats.field import Field, describe
 from tunewright.data.formats.lists import read_list
 from tunewright.data.formats.tools import read_call_text, read_tools
@@ -36,6 +37,14 @@ def parse_sharegpt(row: Field) -> Conversation:
 
 def _read_turn(turn: Field) -> Message:
     sender = turn.child("from")
+    if sender.is_absent and not turn.child("role").is_absent:
+        raise sender.error(
+            "is missing",
+            code="data.missing-field",
+            got="`role`, as in the format messages",
+            expected="the sender",
+            hint=map_hint("messages", "conversations"),
+        )
     role = ROLES.get(sender.text())
     if role is None:
         raise sender.error(

@@ -63,8 +63,12 @@ def _read_name(field: Field) -> str:
 
 def _read_arguments(field: Field) -> str:
     text = _json_text(field)
-    if not isinstance(_parse(field, text), dict):
-        raise _bad_json(field, "is not a JSON object", hint='a call without arguments has "{}"')
+    value = _parse(field, text)
+    if not isinstance(value, dict):
+        is_twice = isinstance(value, str) and value.lstrip().startswith("{")
+        twice = "the text is JSON of the JSON text of the arguments: decode it once, with json.loads"
+        none = 'a call without arguments has "{}"' if not value else None
+        raise _bad_json(field, "is not a JSON object", hint=twice if is_twice else none)
     return text
 
 
