@@ -24,7 +24,12 @@ def test_a_file_with_model_and_data_is_a_complete_run(tunewright, tmp_path: Path
     plan = json.loads((tmp_path / "run/plan.json").read_text())
     assert plan["total_steps"] == 2
     assert "auto" not in plan["precision"] + plan["device"]
-    assert events(tmp_path / "run")[0]["type"] == "run_started"
+    started = events(tmp_path / "run")[0]
+    assert started["type"] == "run_started"
+    adapted = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), 6)
+    assert started["adapted"] == adapted
+    assert started["not_adapted"] == {}
+    assert "adapter    42 modules: q_proj 6, k_proj 6" in done.stderr
 
 
 # PEFT asks for an attribute that transformers has renamed.

@@ -110,8 +110,8 @@ class AdapterConfig(Section):
     alpha: Annotated[float, Field(gt=0)] = 32
     """LoRA scale: the update is multiplied by alpha / rank (alpha / sqrt(rank) with `rslora`)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input while training. Above 0 a run depends on its micro-batch split. Dropout of
-    the base model's own config is off."""
+    """Dropout on the adapter's input while training. Above 0 a run depends on its micro-batch split. Dropout
+    of the base model's own config is off."""
     targets: Literal["all-linear"] | str | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear` (all but the output head), a list of names, or one regex
     on the full module name."""

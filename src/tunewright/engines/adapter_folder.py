@@ -11,7 +11,7 @@ from tunewright.arrays import read_arrays
 from tunewright.config.schema import AdapterConfig
 from tunewright.engines.protocol import EngineSpec
 from tunewright.errors import EngineError, ModelError
-from tunewright.models.adapter_files import read_adapter, write_adapter
+from tunewright.models.adapter_files import PLAIN_LAYERS, LayerNames, read_adapter, write_adapter
 from tunewright.models.adapter_keys import B_SUFFIX
 from tunewright.models.mlx_adapter import MLX_ARRAYS_FILE, find_obstacle, to_mlx_arrays
 from tunewright.models.sanitise import read_json
@@ -19,7 +19,11 @@ from tunewright.types import Array
 
 
 def export_arrays(
-    folder: Path, arrays: Mapping[str, Array], spec: EngineSpec, targets: Sequence[str]
+    folder: Path,
+    arrays: Mapping[str, Array],
+    spec: EngineSpec,
+    targets: Sequence[str],
+    layers: LayerNames = PLAIN_LAYERS,
 ) -> Mapping[str, object]:
     """Write what trains as an adapter of PEFT, and of mlx-lm where it can hold it, and read it back.
 
@@ -28,7 +32,13 @@ def export_arrays(
     """
     obstacle = find_obstacle(spec.adapter, targets, read_json(spec.model_folder / "config.json"))
     write_adapter(
-        folder, arrays, spec.adapter, base_name=spec.model_name, targets=targets, for_mlx=obstacle is None
+        folder,
+        arrays,
+        spec.adapter,
+        base_name=spec.model_name,
+        targets=targets,
+        layers=layers,
+        for_mlx=obstacle is None,
     )
     equal = _are_equal(read_adapter(folder).arrays, arrays)
     if obstacle is None:

@@ -62,7 +62,9 @@ class EngineFacts:
     """What was built, for the plan print-out and plan.json. Counts are parameters. kernels: what the spec's
     came to. path: the same with the reason, for a person. trainable_biases: those of biases.
     layout: the fullest rows that the engine computes right with this model. layout_reason: why not fuller.
-    idle_noise: dropout and jitter of the base model's own config, which no engine draws."""
+    idle_noise: dropout and jitter of the base model's own config, which no engine draws.
+    adapted: modules with an adapter by kind, the last part of their names. not_adapted: matrices that have
+    none although all linear layers were asked for."""
 
     engine: str
     device: str
@@ -77,6 +79,8 @@ class EngineFacts:
     layout: RowLayout = "packed"
     layout_reason: str = ""
     idle_noise: str = ""
+    adapted: Mapping[str, int] = field(default_factory=dict[str, int])
+    not_adapted: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)

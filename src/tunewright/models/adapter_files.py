@@ -37,7 +37,6 @@ _FIXED: dict[str, JsonValue] = {
     "ensure_weight_tying": False,
     "eva_config": None,
     "exclude_modules": None,
-    "fan_in_fan_out": False,
     "layer_replication": None,
     "layers_pattern": None,
     "layers_to_transform": None,
@@ -62,6 +61,8 @@ _WRITTEN: dict[str, JsonValue] = {
 _IGNORED = {
     *_WRITTEN,
     *MLX_SETTINGS,
+    # How the base stores its weight, which PEFT sees for itself; the arrays are the same.
+    "fan_in_fan_out",
     "task_type",
     "peft_version",
     "base_model_name_or_path",
@@ -82,6 +83,18 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True)
+class LayerNames:
+    """The adapted layers of a base. are_transposed: weights are [in, out]. share_names: something without an
+    adapter has a name with the same last part, or is named so by PEFT, as weights of experts are."""
+
+    are_transposed: bool = False
+    share_names: bool = False
+
+
+PLAIN_LAYERS = LayerNames()
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterFiles:
     """A PEFT adapter read from disk. base_name: the base it was trained on, as its config says, or None."""
 
@@ -97,11 +110,13 @@ def write_adapter(
     *,
     base_name: str,
     targets: Sequence[str],
+    layers: LayerNames = PLAIN_LAYERS,
     for_mlx: bool = False,
 ) -> None:
     """Write an adapter that PEFT loads, and mlx-lm too. targets: full names of the modules that have LoRA.
 
-    for_mlx: whether mlx-lm can hold it, as mlx_adapter.find_obstacle says.
+    layers: what PEFT has to know of the base beside them. for_mlx: whether mlx-lm can hold it, as
+    mlx_adapter.find_obstacle says.
 
     Raises ModelError when arrays and settings do not belong together, before anything is written.
     """
@@ -118,7 +133,10 @@ def write_adapter(
         "lora_dropout": config.dropout,
         "bias": config.bias,
         "use_rslora": config.rslora,
-        "target_modules": _target_modules(config, targets, bool(saved)),
+        "fan_in_fan_out": layers.are_transposed,
+        "target_modules": list[JsonValue](sorted(targets))
+        if layers.share_names
+        else _target_modules(config, targets, bool(saved)),
         "modules_to_save": cast("list[JsonValue]", saved) or None,
         **(mlx_settings(config, targets) if for_mlx else {}),
     }

@@ -127,7 +127,7 @@ def _run(
             engine, emit, feed, saving, exports, stop, watchdog,
             config.evaluate.metrics, config.checkpoint.best_metric,
         )  # fmt: skip
-        _announce(emit, plan, checkpoint, changes, inputs.data.report)
+        _announce(emit, plan, engine.facts, checkpoint, changes, inputs.data.report)
         try:
             rehearse_longest(inputs, marks, progress, process_bytes=process_bytes)
             rollback = Rollback(engine, store, saving, emit, config.guard.rollbacks)
@@ -197,6 +197,7 @@ def _describe(inputs: Inputs, plan: Plan, facts: EngineFacts, folder: RunFolder,
 def _announce(
     emit: Emit,
     plan: Plan,
+    facts: EngineFacts,
     checkpoint: LoadedCheckpoint | None,
     changes: dict[str, object],
     report: DataReport,
@@ -214,6 +215,8 @@ def _announce(
             device=plan.device,
             layout=plan.layout,
             layout_reason=plan.layout_reason,
+            adapted=dict(facts.adapted),
+            not_adapted=dict(facts.not_adapted),
         )
     emit_counts(emit, checkpoint.step if checkpoint else 0, report, at_end=False)
 

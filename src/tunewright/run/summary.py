@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tunewright.config.schema import AdapterConfig, RunConfig
@@ -21,6 +21,7 @@ def plan_lines(
     rows = {
         "model": f"{plan.model}, {_count(facts.parameters)} parameters, stored as {_stored(plan)}",
         "trains": _trained(config, facts),
+        "adapter": _adapter(facts),
         "data": f"{_epoch(plan.rows)} rows an epoch, {plan.held_out_rows:,} held out, "
         f"{_tokens(report)} of which {report.trained_share:.0%} are trained",
         "steps": f"{plan.total_steps:,} ({_epoch(plan.steps_per_epoch)} an epoch), {_step(config)} each",
@@ -39,7 +40,7 @@ def plan_lines(
         f"{' and the best' if config.checkpoint.keep_best else ''}; export {_exports(config)}",
         "folder": str(folder),
     }
-    return [f"{label:<10} {text}" for label, text in rows.items()]
+    return [f"{label:<10} {text}" for label, text in rows.items() if text]
 
 
 def _stored(plan: Plan) -> str:
@@ -112,6 +113,18 @@ def _further(adapter: AdapterConfig, facts: EngineFacts) -> Iterator[str]:
         yield f"bias {adapter.bias}{warning}"
     if adapter.modules_to_save:
         yield f"{' and '.join(adapter.modules_to_save)} in full"
+
+
+def _adapter(facts: EngineFacts) -> str:
+    """What has an adapter and what has none; nothing where every weight trains."""
+    if not facts.adapted:
+        return ""
+    missed = f"; not adapted: {_kinds(facts.not_adapted)}" if facts.not_adapted else ""
+    return f"{counted(sum(facts.adapted.values()), 'module')}: {_kinds(facts.adapted)}{missed}"
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
 def _exports(config: RunConfig) -> str:

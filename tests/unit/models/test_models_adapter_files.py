@@ -156,7 +156,6 @@ def test_arrays_of_other_modules_than_the_targets_are_refused(tmp_path: Path) ->
         ("alpha_pattern", {"q_proj": 4}),
         ("layers_to_transform", [0]),
         ("init_lora_weights", "pissa"),
-        ("fan_in_fan_out", True),
         ("trainable_token_indices", [1]),
         ("some_new_variant", True),
     ],

@@ -27,7 +27,7 @@ from tunewright.engines.mlx.device import (
 from tunewright.engines.mlx.export import export_adapter, export_model, load_adapter
 from tunewright.engines.mlx.gradients import Passes
 from tunewright.engines.mlx.load import BaseModel, load_model
-from tunewright.engines.mlx.lora import add_adapter, train_all
+from tunewright.engines.mlx.lora import add_adapter, lora_layers, train_all
 from tunewright.engines.mlx.loss import to_device
 from tunewright.engines.mlx.memory import PassMemory
 from tunewright.engines.mlx.optimizer import AdamW, StepOutcome
@@ -38,6 +38,7 @@ from tunewright.engines.mlx.state import Parts, restore, snapshot
 from tunewright.engines.number_formats import check_formats
 from tunewright.engines.protocol import EngineFacts, EngineSpec
 from tunewright.errors import EngineError
+from tunewright.models.lora import count_kinds
 from tunewright.types import Batch, EngineState, LossSums, StepStats
 
 # A CPU computes what it is given and compiles nothing; a GPU is idle between passes and compiles each shape.
@@ -127,6 +128,7 @@ class MlxEngine:
             trainable_parameters=sum(sizes.values()),
             trainable_biases=sum(size for name, size in sizes.items() if name.endswith(".bias")),
             versions={"mlx": version("mlx"), "mlx-lm": version("mlx-lm")},
+            adapted=count_kinds([name for name, _ in lora_layers(self._base.module)]),
         )
 
     def forward_backward(self, micro_batches: Sequence[Batch], *, denominator: float) -> None:

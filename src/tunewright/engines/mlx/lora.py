@@ -117,7 +117,7 @@ def _ordered_modules(module: nn.Module) -> dict[str, Any]:
 def _targets(modules: dict[str, Any], config: AdapterConfig, saved: list[str]) -> list[str]:
     linear = [name for name, module in modules.items() if _is_linear(module)]
     names = linear if config.targets == "all-linear" else list(modules)
-    matched = match_targets(names, config.targets, head="lm_head")
+    matched = match_targets(names, config.targets, head="lm_head", offered=linear)
     return [name for name in matched if not any(name == s or name.startswith(f"{s}.") for s in saved)]
 
 

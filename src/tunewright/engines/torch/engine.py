@@ -24,6 +24,7 @@ from tunewright.engines.torch.export import export_adapter, export_model, load_a
 from tunewright.engines.torch.fast.choose import Chosen, choose_kernels
 from tunewright.engines.torch.heap import keep_freed_memory
 from tunewright.engines.torch.lean_optimizer import build_optimizer
+from tunewright.engines.torch.linear import find_unadapted
 from tunewright.engines.torch.load import load_model, vocabulary_size
 from tunewright.engines.torch.lora import add_adapter, train_all
 from tunewright.engines.torch.loss import DeviceSums, batch_loss, check_head, to_device
@@ -34,6 +35,7 @@ from tunewright.engines.torch.quantize import check_quantization, count_paramete
 from tunewright.engines.torch.quantized_load import PackOnLoad
 from tunewright.engines.torch.rng import RandomState
 from tunewright.engines.torch.state import Parts, copy_buffers, restore, snapshot
+from tunewright.models.lora import ALL_LINEAR, count_kinds
 from tunewright.types import Batch, EngineState, LossSums, StepStats
 
 
@@ -52,8 +54,12 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
         attention = choose_attention(model, spec.attention, spec.precision, spec.sample)
         by_rows = check_head(model)
         parameters = count_parameters(model)
+        adapted: list[str] = []
+        not_adapted: Mapping[str, int] = {}
         if spec.adapter.kind == "lora":
-            add_adapter(model, spec.adapter, spec.seed)
+            adapted = add_adapter(model, spec.adapter, spec.seed)
+            if spec.adapter.targets == ALL_LINEAR:
+                not_adapted = find_unadapted(model, frozenset(adapted))
             if spec.adapter_folder is not None:
                 load_adapter(model, spec.adapter_folder, spec.adapter)
         else:
@@ -64,7 +70,8 @@ def build_engine(spec: EngineSpec) -> TorchEngine:
             # Faster where steps free the same few large blocks again and again; elsewhere it costs memory.
             # Not before loading: what that frees between weights that stay would lie there unused.
             keep_freed_memory()
-        return TorchEngine(spec, model, device, Built(attention, by_rows, parameters, chosen))
+        built = Built(attention, by_rows, parameters, chosen, count_kinds(adapted), not_adapted)
+        return TorchEngine(spec, model, device, built)
 
 
 def _packing(spec: EngineSpec, device: torch.device) -> PackOnLoad | None:
@@ -81,6 +88,8 @@ class Built:
     by_rows: bool
     base_parameters: int
     chosen: Chosen
+    adapted: Mapping[str, int]
+    not_adapted: Mapping[str, int]
 
 
 class PendingTorchStep:
@@ -131,6 +140,8 @@ class TorchEngine:
             trainable_parameters=sum(sizes.values()),
             trainable_biases=sum(size for name, size in sizes.items() if name.endswith(".bias")),
             versions=versions,
+            adapted=self._built.adapted,
+            not_adapted=self._built.not_adapted,
             kernels=self._built.chosen.kernels,
             path=self._built.chosen.path,
             layout=self._built.attention.layout,

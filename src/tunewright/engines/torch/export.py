@@ -16,7 +16,7 @@ from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.arrays import to_array, to_tensor
 from tunewright.engines.torch.certificate import certify_merge, log_probs
 from tunewright.engines.torch.load import load_model, vocabulary_size
-from tunewright.engines.torch.lora import LoraLinear, add_adapter, lora_layers
+from tunewright.engines.torch.lora import LoraLinear, add_adapter, lora_layers, name_layers
 from tunewright.engines.torch.precision import DTYPES
 from tunewright.engines.torch.quantize import Linear4bit
 from tunewright.types import Array
@@ -25,7 +25,7 @@ from tunewright.types import Array
 def export_adapter(model: PreTrainedModel, spec: EngineSpec, folder: Path) -> Mapping[str, object]:
     """Write what trains as an adapter folder and read it back. Raises EngineError when the bytes differ."""
     arrays = {name: to_array(parameter) for name, parameter in _trained(model)}
-    return export_arrays(folder, arrays, spec, [name for name, _ in lora_layers(model)])
+    return export_arrays(folder, arrays, spec, [name for name, _ in lora_layers(model)], name_layers(model))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, config: AdapterConfig) -> None:

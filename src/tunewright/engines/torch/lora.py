@@ -10,25 +10,28 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunewright.config.schema import AdapterConfig
+from tunewright.engines.torch.linear import has_stacked, is_linear, names_of_experts, widths
 from tunewright.engines.torch.quantize import Linear4bit
 from tunewright.errors import EngineError
-from tunewright.models.lora import initial_values, is_named, match_targets
+from tunewright.models.adapter_files import LayerNames
+from tunewright.models.lora import ALL_LINEAR, initial_values, is_named, is_router, match_targets
 
 
 class LoraLinear(nn.Module):
     """y = base(x) + scale · B(A(dropout(x))). A is [rank, in] and B [out, rank], both fp32; B starts at 0."""
 
-    def __init__(self, base_layer: nn.Linear | Linear4bit, config: AdapterConfig) -> None:
+    def __init__(self, base_layer: nn.Linear | Linear4bit | Conv1D, config: AdapterConfig) -> None:
         super().__init__()
         packed = isinstance(base_layer, Linear4bit)
         device = base_layer.packed.device if packed else base_layer.weight.device
         self.base_layer = base_layer
-        self.lora_A = _blank_linear(base_layer.in_features, config.rank, device)
-        self.lora_B = _blank_linear(config.rank, base_layer.out_features, device)
+        self.in_features, self.out_features = widths(base_layer)
+        self.lora_A = _blank_linear(self.in_features, config.rank, device)
+        self.lora_B = _blank_linear(config.rank, self.out_features, device)
         nn.init.zeros_(self.lora_B.weight)
-        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.scale = config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
         self.dropout = config.dropout
 
@@ -49,8 +52,11 @@ class LoraLinear(nn.Module):
         return (y + self.scale * self.lora_B(self.lora_A(inner))).to(y.dtype)
 
     def merged_weight(self) -> torch.Tensor:
-        """base + scale · B A, added up in fp32 and rounded once to the base's type."""
+        """base + scale · B A, added up in fp32 and rounded once to the base's type, the way round that the
+        base stores its weight."""
         delta = self.scale * (self.lora_B.weight @ self.lora_A.weight)
+        if isinstance(self.base_layer, Conv1D):
+            delta = delta.T
         base = self.base_layer.weight
         return (base.float() + delta).to(base.dtype)
 
@@ -72,7 +78,7 @@ def add_adapter(model: nn.Module, config: AdapterConfig, seed: int) -> list[str]
     model.requires_grad_(False)
     for name in targets:
         layer = LoraLinear(_as_linear(name, modules[name]), config)
-        start = initial_values(seed, name, layer.base_layer.in_features, config.rank)
+        start = initial_values(seed, name, layer.in_features, config.rank)
         with torch.no_grad():
             layer.lora_A.weight.copy_(torch.from_numpy(start))
         _replace(model, name, layer)
@@ -96,13 +102,34 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
             yield name, module
 
 
+def name_layers(model: nn.Module) -> LayerNames:
+    """What an adapter folder says of the adapted layers."""
+    adapted = dict(lora_layers(model))
+    last_parts = {name.rpartition(".")[2] for name in adapted}
+    others = (
+        name
+        for name, _ in model.named_modules()
+        if name not in adapted and name.rpartition(".")[0] not in adapted
+    )
+    return LayerNames(
+        are_transposed=any(isinstance(layer.base_layer, Conv1D) for layer in adapted.values()),
+        share_names=any(name.rpartition(".")[2] in last_parts for name in others) or has_stacked(model),
+    )
+
+
 def _targets(
     model: nn.Module, modules: dict[str, nn.Module], config: AdapterConfig, saved: list[str]
 ) -> list[str]:
-    linear = [name for name, module in modules.items() if isinstance(module, (nn.Linear, Linear4bit))]
+    linear = [name for name, module in modules.items() if is_linear(module)]
     head = next((name for name, module in modules.items() if module is _head(model)), None)
-    names = linear if config.targets == "all-linear" else [name for name in modules if name]
-    matched = match_targets(names, config.targets, head=head)
+    # Beside `experts` that are one weight a router is known by the modules alone.
+    known = frozenset(modules)
+    taken = names_of_experts(model)
+    candidates = [
+        name for name in linear if not is_router(name, known) and name.rpartition(".")[2] not in taken
+    ]
+    names = candidates if config.targets == ALL_LINEAR else [name for name in modules if name]
+    matched = match_targets(names, config.targets, head=head, offered=linear)
     return [name for name in matched if not any(name == s or name.startswith(f"{s}.") for s in saved)]
 
 
@@ -110,8 +137,8 @@ def _head(model: nn.Module) -> nn.Module | None:
     return model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
 
 
-def _as_linear(name: str, module: nn.Module) -> nn.Linear | Linear4bit:
-    if not isinstance(module, (nn.Linear, Linear4bit)):
+def _as_linear(name: str, module: nn.Module) -> nn.Linear | Linear4bit | Conv1D:
+    if not isinstance(module, (nn.Linear, Linear4bit, Conv1D)) or not is_linear(module):
         raise EngineError(
             "only linear layers take a LoRA adapter",
             where="adapter.targets",

@@ -17,6 +17,7 @@ from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from tunewright.engines.torch.linear import computes_linear
 from tunewright.engines.torch.mapped_weight import release_weight
 from tunewright.engines.torch.quantize import Linear4bit
 from tunewright.errors import ModelError
@@ -60,6 +61,7 @@ class _Packer(HfQuantizer):
             f"{name}.weight"
             for name, module in modules.items()
             if isinstance(module, nn.Linear)
+            and computes_linear(type(module))
             and module is not head
             and not any(name == outer or name.startswith(f"{outer}.") for outer in kept)
         }
