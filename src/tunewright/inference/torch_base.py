@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tunewright.engines.torch.export import load_adapter
 from tunewright.engines.torch.load import load_model, set_attention
 from tunewright.engines.torch.lora import add_adapter
 from tunewright.engines.torch.precision import DTYPES, check_precision
+from tunewright.errors import EngineError
 from tunewright.inference.decoder import Decoders
 from tunewright.inference.torch_decoder import TorchDecoder
 from tunewright.inference.torch_rows import use_few_rows
@@ -29,7 +31,9 @@ def load_base(folder: Path, *, device: str, dtype: str) -> TorchBase:
         model = load_model(folder, dtype=DTYPES[dtype], device=place)
         # The fused kernels of torch leave a soft cap out, and do so silently.
         if load_arch(folder).attention_soft_cap is None and getattr(model, "_supports_sdpa", False):
-            set_attention(model, "sdpa")
+            # Some say so and take no function by name; they stay with their own.
+            with suppress(EngineError):
+                set_attention(model, "sdpa")
         use_few_rows(model)
     return TorchBase(model.requires_grad_(False).eval(), DTYPES[dtype])
 

@@ -35,7 +35,8 @@ def select_rows(cache: Any, rows_B: torch.Tensor, unused: int) -> int:
 
     Returns the number of places that were taken away.
     """
-    cache.batch_select_indices(rows_B)
+    # Its batch_select_indices() forgets the state of layers that keep one.
+    cache.reorder_cache(rows_B)
     if not unused or not can_join(cache):
         return 0
     for layer in cache.layers:

@@ -20,6 +20,7 @@ from tunewright.errors import EngineError
 from tunewright.inference.decoder import PromptScores
 from tunewright.inference.torch_cache import can_join, join_caches, select_rows
 
+_CACHE_NAMES = ("past_key_values", "cache_params")
 # The head over a long prompt would be T x V numbers at once.
 _SCORED_TOKENS = 512
 
@@ -64,6 +65,8 @@ class TorchDecoder:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._takes = inspect.signature(model.forward).parameters
+        # Models without attention keep a state, under another name.
+        self._cache_name = next((name for name in _CACHE_NAMES if name in self._takes), _CACHE_NAMES[0])
         self._mask_BS = torch.empty(0)
         self._is_padded = False
         self._cache: Any = None
@@ -124,7 +127,12 @@ class TorchDecoder:
         """Logits of the last position, or of all, [B, T, V]."""
         inputs: dict[str, Any] = {"input_ids": tokens_BT}
         takes_positions = "position_ids" in self._takes
-        if self._is_padded or not takes_positions:
+        if self._cache_name == "cache_params":
+            # The mask has as many places as tokens are fed, and none of a single one is padding.
+            needs_mask = self._is_padded and self._cache is None
+        else:
+            needs_mask = self._is_padded or not takes_positions
+        if needs_mask:
             inputs["attention_mask"] = self._mask_BS
         if takes_positions:
             # A padded place gets position 0; nothing attends to it.
@@ -134,12 +142,14 @@ class TorchDecoder:
             inputs["logits_to_keep"] = 1
         # Entered anew for each step: a generator that is not read to its end must not leave the mode on.
         with raise_out_of_memory(self._model.device), torch.inference_mode():
-            output = self._model(**inputs, past_key_values=self._cache, use_cache=True)
-            self._cache = output.past_key_values
+            output = self._model(**inputs, **{self._cache_name: self._cache}, use_cache=True)
+            self._cache = getattr(output, self._cache_name, None)
             if self._cache is None:
                 raise EngineError(
-                    "the model keeps no key-value cache, without which nothing is generated",
+                    "the model gives no cache of what it has read, without which nothing is generated",
+                    where="model",
                     got=type(self._model).__name__,
+                    hint="answer with another program: an export holds all that it needs",
                     code="engine.no-cache",
                 )
             return output.logits

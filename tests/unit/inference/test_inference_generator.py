@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from families import FAMILIES
+from families import EAGER, FAMILIES, STATEFUL
 from tunewright.errors import ConfigError, EngineError, ModelError
 from tunewright.inference import generator as generator_module
 from tunewright.inference.generator import Generator, load_generator
@@ -50,6 +50,41 @@ def test_greedy_answers_equal_those_of_transformers(family: str, engine: str, fa
     generator = load_generator(files, None, engine=engine, device="cpu", dtype="fp32")
     assert generator.generate_batch(_prompts(), GREEDY, [END]) == expected
     assert [list(generator.stream(prompt, GREEDY, [END])) for prompt in _prompts()[:2]] == expected[:2]
+
+
+@torch.no_grad()
+def _read_again(model, prompts: list[list[int]], new_tokens: int, stop: int) -> list[list[int]]:
+    """Greedy answers without any cache: everything is read again for each token."""
+    answers = []
+    for prompt in prompts:
+        ids = list(prompt)
+        while len(ids) < len(prompt) + new_tokens:
+            token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            if token == stop:
+                break
+            ids.append(token)
+        answers.append(ids[len(prompt) :])
+    return answers
+
+
+@pytest.mark.parametrize("family", [name for name in (*STATEFUL, *EAGER) if name != "recurrent_gemma"])
+def test_families_with_state_answer_as_if_they_read_everything_again(family: str, family_model) -> None:
+    files: ModelFiles = family_model(family)
+    model = AutoModelForCausalLM.from_pretrained(files.folder, attn_implementation="eager").eval()
+    prompts, options = _prompts()[:5], SamplingOptions(max_new_tokens=8)
+    stop = _read_again(model, prompts[:1], 8, -1)[0][3]
+    expected = _read_again(model, prompts, 8, stop)
+    assert len(expected[0]) <= 3
+    generator = load_generator(files, None, engine="torch", device="cpu", dtype="fp32")
+    assert generator.generate_batch(prompts, options, [stop]) == expected
+    assert [generator.generate_batch([prompt], options, [stop])[0] for prompt in prompts] == expected
+
+
+def test_a_model_without_a_cache_is_refused_by_name(family_model) -> None:
+    generator = load_generator(family_model("recurrent_gemma"), None, engine="torch", device="cpu")
+    with pytest.raises(EngineError, match="RecurrentGemmaForCausalLM") as caught:
+        generator.generate_batch([[5, 6]], GREEDY, [END])
+    assert caught.value.code == "engine.no-cache"
 
 
 def test_learned_positions_count_from_the_first_token_not_from_the_padding(tmp_path) -> None:
