@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 from service_chaos_harness import ChaosPlan, run_service_chaos
-from service_history import TAKEOVER_LEASES
 from service_takeover_run import run_takeovers
+from service_takeovers import TAKEOVER_LEASES
 
 SHOWN = 30
 

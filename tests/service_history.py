@@ -27,7 +27,7 @@ from service_takeovers import find_takeovers
 from tunewright.service.jobs import TERMINAL, TRANSITIONS, Status
 
 Record = Mapping[str, Any]
-TAKEOVER_LEASES = 1.5
+
 LAST_WORDS = ("The job has successfully completed", "Fine-tuning job failed", "Fine-tuning job cancelled")
 FENCE_SHARE = 0.5
 """Share of a lease for which a training process may outlive it, while the one that ends it gets no time."""
@@ -46,7 +46,7 @@ def find_violations(history: Sequence[Record], lease_seconds: float) -> list[str
         *(
             f"{found.job}: taken over after {found.seconds:.2f} s, lease {lease_seconds:g} s"
             for found in find_takeovers(history, lease_seconds)
-            if found.calm and found.seconds > TAKEOVER_LEASES * lease_seconds
+            if found.calm and found.seconds > found.most_seconds(lease_seconds)
         ),
     ]
 

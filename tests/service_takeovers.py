@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 Record = Mapping[str, Any]
+TAKEOVER_LEASES = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """calm: nothing else was broken meanwhile, another worker was free, and nobody touched the job."""
+    """calm: nothing else was broken meanwhile, another worker was free, and nobody touched the job.
+    pace: the longest time between two polls of one waiting worker before the kill, on this machine as busy as
+    it was."""
 
     job: str
     seconds: float
     calm: bool
+    pace: float = 0.0
+
+    def most_seconds(self, lease_seconds: float) -> float:
+        """The longest that it may last: what is left of the lease, and the next poll, which a busy machine
+        makes late."""
+        return max(TAKEOVER_LEASES * lease_seconds, lease_seconds + 2 * self.pace)
 
 
 def find_takeovers(history: Sequence[Record], lease_seconds: float) -> list[Takeover]:
@@ -48,7 +57,20 @@ def _takeover(history: Sequence[Record], fault: Record, lease_seconds: float) ->
     given_up = any(r["kind"] == "end" and r["job"] == job and r["status"] == "failed" for r in history)
     if not after and (given_up or not calm):
         return []
-    return [Takeover(job, taken - fault["t"], calm)]
+    return [Takeover(job, taken - fault["t"], calm, poll_seconds(history, fault["t"]))]
+
+
+def poll_seconds(history: Sequence[Record], before: float) -> float:
+    """The longest time between two polls in a row that found no work, of any worker."""
+    last: dict[str, Record] = {}
+    longest = 0.0
+    for record in history:
+        if record["kind"] in ("claim", "idle") and record["t"] <= before:
+            known = last.get(record["worker"])
+            if known and known["kind"] == record["kind"] == "idle":
+                longest = max(longest, record["t"] - known["t"])
+            last[record["worker"]] = record
+    return longest
 
 
 def held_by(history: Sequence[Record], worker: str, at: float) -> Record | None:
@@ -73,10 +95,11 @@ def held_by(history: Sequence[Record], worker: str, at: float) -> Record | None:
 def _somebody_waits(history: Sequence[Record], fault: Record, lease_seconds: float) -> bool:
     """Whether the last that was heard of another worker before the lease ran out is that it has no work."""
     last: dict[str, str] = {}
+    recent = fault["t"] - max(2.0, 2 * poll_seconds(history, fault["t"]))
     for record in history:
         if record["kind"] in ("claim", "idle") and record["t"] <= fault["t"] + 0.5 * lease_seconds:
             last[record["worker"]] = (
-                record["kind"] if record["t"] > fault["t"] - 2 or record["kind"] == "claim" else "gone"
+                record["kind"] if record["t"] > recent or record["kind"] == "claim" else "gone"
             )
     return any(kind == "idle" for worker, kind in last.items() if worker != fault["worker"])
 

@@ -26,6 +26,7 @@ from tunewright.service.settings import Tls
 from tunewright.service.worker.client import ServerAway, ServerClient
 
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+UNKNOWN_KEY = "ftk_not-a-key-of-ours-that-nobody-was-given"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,10 @@ def test_every_request_is_a_line_of_json(secured: tuple[RunningServer, Path]) ->
     secret = running.key(project="logged")
     with trusting(folder) as http:
         answer = http.get(f"{url}/v1/files/file-one", headers={"authorization": f"Bearer {secret}"})
-        wrong = http.get(f"{url}/v1/files", headers={"authorization": "Bearer ftk_not-a-key-of-ours"})
+        wrong = http.get(f"{url}/v1/files", headers={"authorization": f"Bearer {UNKNOWN_KEY}"})
+    sent = {answer.headers["x-request-id"], wrong.headers["x-request-id"]}
+    # A request is logged after its answer has gone out.
+    wait_until(lambda: sent <= {line.get("request_id") for line in logged(folder)}, "both are logged")
     lines = {line.get("request_id"): line for line in logged(folder)}
     line = lines[answer.headers["x-request-id"]]
     assert line["message"] == "GET /v1/files/{file_id} 404"
@@ -113,7 +117,7 @@ def test_every_request_is_a_line_of_json(secured: tuple[RunningServer, Path]) ->
     assert lines[wrong.headers["x-request-id"]]["outcome"] == 401
     text = (folder / "serve.log").read_text(encoding="utf-8")
     assert secret not in text
-    assert "ftk_not" not in text
+    assert UNKNOWN_KEY not in text
 
 
 def test_who_listens_to_a_network_in_clear_is_warned(tmp_path: Path) -> None:

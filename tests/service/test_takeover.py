@@ -86,5 +86,7 @@ def test_another_worker_goes_on_from_the_uploaded_state(server: RunningServer, t
     assert [event.data["step"] for event in told] == list(range(1, STEPS + 1))
     assert {event.data["total_steps"] for event in told} == {STEPS}
     assert told[-1].message.startswith(f"Step {STEPS}/{STEPS}: ")
-    [resumed] = [match for event in events if (match := RESUMED.fullmatch(event.message))]
-    assert int(resumed[1]) == before
+    resumed = [int(match[1]) for event in events if (match := RESUMED.fullmatch(event.message))]
+    # A state may be on its way when the worker is killed, and a busy machine may lose the job once more.
+    assert resumed == sorted(resumed)
+    assert before <= resumed[0] < STEPS

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count, islice
-from time import monotonic, perf_counter, sleep
+from time import monotonic, sleep
 
 import pytest
 
@@ -34,7 +34,7 @@ def threads() -> int:
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = monotonic() + 5
+    deadline = monotonic() + 60
     while not is_true():
         assert monotonic() < deadline
         sleep(0.005)
@@ -100,16 +100,17 @@ def test_the_thread_ends_with_its_consumer(end: str) -> None:
 
 def test_closing_does_not_wait_for_the_step_being_built() -> None:
     release = threading.Event()
+    built: list[bool] = []
 
     def blocked() -> Iterator[StepBatch]:
         yield make_step(1)
-        release.wait(5)
+        release.wait(60)
+        built.append(release.is_set())
 
     steps = prefetched(blocked())
     next(steps)
-    started = perf_counter()
     steps.close()
-    assert perf_counter() - started < 1
+    assert not built
     release.set()
     wait_until(lambda: threads() == 0)
 
@@ -120,7 +121,7 @@ def test_a_stop_ends_the_wait_for_a_step() -> None:
     def blocked() -> Iterator[StepBatch]:
         yield make_step(1)
         stop.set()
-        release.wait(5)
+        release.wait(60)
 
     assert [step.position for step in prefetched(blocked(), look=stop.is_set)] == [1]
     release.set()
