@@ -105,6 +105,25 @@ def test_the_older_function_form_is_read_as_tools() -> None:
     assert [json.loads(tool) for tool in row.tools] == [WRAPPED]
 
 
+@pytest.mark.parametrize("format_", ["messages", "sharegpt"])
+def test_a_system_prompt_beside_the_turns_comes_first(format_: str) -> None:
+    turns = {"messages": [ASK, ANSWER], "sharegpt": [HUMAN, GPT]}[format_]
+    field = {"messages": "messages", "sharegpt": "conversations"}[format_]
+    system = {"messages": {"role": "system", "content": "s"}, "sharegpt": {"from": "system", "value": "s"}}
+    conversation = parse(format_, system="s", **{field: turns})
+    assert conversation == parse(format_, **{field: [system[format_], *turns]})
+    assert conversation == parse(format_, system="s", **{field: [system[format_], *turns]})
+    assert refused(format_, system="other", **{field: [system[format_], *turns]}).code == "data.role-order"
+
+
+def test_definitions_under_another_name_are_not_left_out() -> None:
+    tools = [{"name": "weather"}]
+    error = refused("messages", messages=[ASK, ANSWER], tools=None, tool_defs=tools)
+    assert error.code == "data.wrong-type"
+    assert "tools: tool_defs" in str(error.hint)
+    assert parse("messages", messages=[ASK, ANSWER], tools=tools, tool_defs=tools).tools
+
+
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_has_several_names(key: str) -> None:
     assert chat(ASK, {**ANSWER, key: "hm"})[1].reasoning == "hm"

@@ -20,9 +20,11 @@ from tunewright.types import Row
 
 FORMATS: dict[str, Format] = {
     "alpaca": Format(("instruction", "output"), ("input", "system", "history"), parse_alpaca),
-    "sharegpt": Format(("conversations",), ("system", "tools"), parse_sharegpt),
-    "messages": Format(("messages",), ("tools", "functions"), parse_messages),
-    "prompt_completion": Format(("prompt", "completion"), ("tools", "functions"), parse_prompt_completion),
+    "sharegpt": Format(("conversations",), ("system", "tools", "functions"), parse_sharegpt),
+    "messages": Format(("messages",), ("system", "tools", "functions"), parse_messages),
+    "prompt_completion": Format(
+        ("prompt", "completion"), ("system", "tools", "functions"), parse_prompt_completion
+    ),
     "text": Format(("text",), (), parse_text),
 }
 

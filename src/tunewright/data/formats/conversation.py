@@ -9,6 +9,19 @@ from tunewright.data.formats.null_keys import check_calls
 from tunewright.types import Conversation, Message
 
 
+def add_system(row: Field, messages: Sequence[Message]) -> list[Message]:
+    """The messages behind the system prompt that the row has beside them, under `system`, if it has one."""
+    system = row.child("system").optional_text()
+    opening = next((message.content for message in messages if message.role == "system"), None)
+    if not system or opening == system:
+        return list(messages)
+    if opening is not None:
+        raise row.child("system").error(
+            "is given, and a system turn as well", code="data.role-order", expected="one of the two"
+        )
+    return [Message("system", system), *messages]
+
+
 def build_conversation(turns: Field, messages: Sequence[Message], tools: tuple[str, ...]) -> Conversation:
     """The checked conversation. turns: the field that the messages came from, named in messages.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tunewright.data.formats.conversation import build_conversation
+from tunewright.data.formats.conversation import add_system, build_conversation
 from tunewright.data.formats.detect import map_hint
 from tunewright.data.formats.field import Field, describe
 from tunewright.data.formats.lists import read_list
-from tunewright.data.formats.tools import read_call, read_tools
+from tunewright.data.formats.tools import read_call, read_row_tools
 from tunewright.data.formats.weights import read_weight
 from tunewright.types import Conversation, Message, Role, ToolCall
 
@@ -24,22 +24,12 @@ _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 def parse_messages(row: Field) -> Conversation:
     """Turns by `role`. The older `functions` and `function_call` are read as tools and tool calls."""
     turns = row.child("messages")
-    return build_conversation(turns, read_messages(turns), read_row_tools(row))
+    return build_conversation(turns, add_system(row, read_messages(turns)), read_row_tools(row))
 
 
 def read_messages(turns: Field) -> list[Message]:
     """The messages of a list of {role, content}."""
     return [_read_message(turn) for turn in read_list(turns)]
-
-
-def read_row_tools(row: Field) -> tuple[str, ...]:
-    """The tools of a row, under `tools` or the older `functions`."""
-    tools, functions = read_tools(row.child("tools")), read_tools(row.child("functions"))
-    if tools and functions:
-        raise row.child("functions").error(
-            "is given, and tools as well", code="data.wrong-type", expected="one of the two"
-        )
-    return tools or functions
 
 
 def _read_message(turn: Field) -> Message:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tunewright.data.formats.conversation import build_conversation
+from tunewright.data.formats.conversation import add_system, build_conversation
 from tunewright.data.formats.detect import map_hint
 from tunewright.data.formats.field import Field, describe
 from tunewright.data.formats.lists import read_list
-from tunewright.data.formats.tools import read_call_text, read_tools
+from tunewright.data.formats.tools import read_call_text, read_row_tools
 from tunewright.data.formats.weights import read_weight
 from tunewright.types import Conversation, Message, Role
 
@@ -25,14 +25,8 @@ ROLES: dict[str, Role] = {
 def parse_sharegpt(row: Field) -> Conversation:
     """Turns by `from`; a `function_call` turn holds JSON text, an `observation` what the tool returned."""
     turns = row.child("conversations")
-    messages = [_read_turn(turn) for turn in read_list(turns)]
-    if system := row.child("system").optional_text():
-        if any(message.role == "system" for message in messages):
-            raise row.child("system").error(
-                "is given, and a system turn as well", code="data.role-order", expected="one of the two"
-            )
-        messages.insert(0, Message("system", system))
-    return build_conversation(turns, messages, read_tools(row.child("tools")))
+    messages = add_system(row, [_read_turn(turn) for turn in read_list(turns)])
+    return build_conversation(turns, messages, read_row_tools(row))
 
 
 def _read_turn(turn: Field) -> Message:

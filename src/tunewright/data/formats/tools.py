@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import cast
 
+from tunewright.data.formats.detect import map_hint
 from tunewright.data.formats.field import Field
 from tunewright.data.formats.null_keys import check_definition
 from tunewright.data.strict_json import JsonFault, dump_json, parse_json, split_array, split_object
 from tunewright.errors import DataError
 from tunewright.types import JsonValue, ToolCall
+
+TOOL_KEYS = ("tool_defs", "tool_definitions", "tool_schemas", "available_tools", "function_definitions")
+"""Names under which other tools keep the definitions."""
 
 
 def read_tools(field: Field) -> tuple[str, ...]:
@@ -22,6 +26,27 @@ def read_tools(field: Field) -> tuple[str, ...]:
     if isinstance(field.value, str):
         return tuple(_read_definition(field, text) for text in _split_array(field, field.value))
     return tuple(_read_definition(item, _json_text(item)) for item in field.items())
+
+
+def read_row_tools(row: Field) -> tuple[str, ...]:
+    """The tools of a row, under `tools` or the older `functions`.
+
+    Raises DataError where both are given, or where another key holds them: calls would be trained without
+    the definitions that belong to them.
+    """
+    tools, functions = read_tools(row.child("tools")), read_tools(row.child("functions"))
+    if tools and functions:
+        raise row.child("functions").error(
+            "is given, and tools as well", code="data.wrong-type", expected="one of the two"
+        )
+    for key in () if tools or functions else TOOL_KEYS:
+        if not row.child(key).is_absent and row.child(key).value not in ("", []):
+            raise row.child(key).error(
+                "looks like tool definitions, which are read from `tools`",
+                code="data.wrong-type",
+                hint=map_hint("tools", key),
+            )
+    return tools or functions
 
 
 def read_call(field: Field) -> ToolCall:
