@@ -6,10 +6,12 @@ and writes docs/reference/api_examples.json. Ids, keys and times are replaced by
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Generator
@@ -129,6 +131,11 @@ def record_jobs(session: Session) -> None:
         session.shorten("GET /v1/files/{file_id}/content", TEXT_LINES)
     session.call("GET", "/v1/models")
     session.call("GET", "/v1/models/{name}", name=_tuned(session))
+    session.call("GET", "/v1/models/{name}/content", name=_tuned(session))
+    archive = session.client.get(f"/v1/models/{_tuned(session)}/content").content
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        kept = session.recorded["GET /v1/models/{name}/content"][-1]
+        kept["answer"] = "\n".join(["(a tar archive of)", *members.getnames()])
 
 
 def _job(file: str, task: str, n_epochs: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunewright.cli.service import SERVER, KeyOption, ServerOption, check_installed, require_key
+from tunewright.cli.service import SERVER, UserKeyOption, UserServerOption, check_installed, require_key
 
 _Job = Annotated[str, typer.Argument(help="Id of the job, ftjob-….")]
 WATCH_SECONDS = 2.0
@@ -17,8 +17,8 @@ OVER = ("succeeded", "failed", "cancelled")
 
 
 def list_(
-    server: ServerOption = SERVER,
-    key: KeyOption = None,
+    server: UserServerOption = SERVER,
+    key: UserKeyOption = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Newest jobs shown.")] = 20,
 ) -> None:
     """List the newest jobs."""
@@ -27,12 +27,12 @@ def list_(
         typer.echo(f"{job['id']}  {job['status']:<16} {created}  {job['fine_tuned_model'] or job['model']}")
 
 
-def show(job_id: _Job, server: ServerOption = SERVER, key: KeyOption = None) -> None:
+def show(job_id: _Job, server: UserServerOption = SERVER, key: UserKeyOption = None) -> None:
     """Print a job as JSON."""
     typer.echo(json.dumps(_call(server, key, "GET", f"/{job_id}"), indent=2, ensure_ascii=False))
 
 
-def watch(job_id: _Job, server: ServerOption = SERVER, key: KeyOption = None) -> None:
+def watch(job_id: _Job, server: UserServerOption = SERVER, key: UserKeyOption = None) -> None:
     """Print the events of a job until it is over. Exit code 1 unless it succeeded."""
     seen: set[str] = set()
     while True:
@@ -61,9 +61,23 @@ def _new_events(server: str, key: str | None, job_id: str, seen: set[str]) -> li
         after = f"&after={page['last_id']}"
 
 
-def cancel(job_id: _Job, server: ServerOption = SERVER, key: KeyOption = None) -> None:
+def cancel(job_id: _Job, server: UserServerOption = SERVER, key: UserKeyOption = None) -> None:
     """Cancel a job."""
-    job = _call(server, key, "POST", f"/{job_id}/cancel")
+    _act(server, key, job_id, "cancel")
+
+
+def pause(job_id: _Job, server: UserServerOption = SERVER, key: UserKeyOption = None) -> None:
+    """Stop a job after its next step, with everything saved."""
+    _act(server, key, job_id, "pause")
+
+
+def resume(job_id: _Job, server: UserServerOption = SERVER, key: UserKeyOption = None) -> None:
+    """Queue a paused job again; it goes on where it stopped."""
+    _act(server, key, job_id, "resume")
+
+
+def _act(server: str, key: str | None, job_id: str, action: str) -> None:
+    job = _call(server, key, "POST", f"/{job_id}/{action}")
     typer.echo(f"{job['id']}: {job['status']}")
 
 

@@ -36,7 +36,16 @@ COMMANDS: dict[str, Lazy] = {
             "list": Lazy("List the newest jobs", "tunewright.cli.jobs:list_"),
             "show": Lazy("Print a job as JSON", "tunewright.cli.jobs:show"),
             "watch": Lazy("Print the events of a job until it is over", "tunewright.cli.jobs:watch"),
+            "pause": Lazy("Stop a job with everything saved", "tunewright.cli.jobs:pause"),
+            "resume": Lazy("Let a paused job go on", "tunewright.cli.jobs:resume"),
             "cancel": Lazy("Cancel a job", "tunewright.cli.jobs:cancel"),
+        },
+    ),
+    "models": Lazy(
+        "List and fetch the models of a server",
+        {
+            "list": Lazy("List base models and fine-tuned ones", "tunewright.cli.models:list_"),
+            "download": Lazy("Fetch a fine-tuned model into a folder", "tunewright.cli.models:download"),
         },
     ),
     "key": Lazy(

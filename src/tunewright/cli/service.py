@@ -41,6 +41,23 @@ KeyOption = Annotated[
         envvar="TUNEWRIGHT_KEY", help="API key. In the environment other users of the machine cannot see it."
     ),
 ]
+UserServerOption = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        envvar=["TUNEWRIGHT_SERVER", "OPENAI_BASE_URL"],
+        help="Address of the server.",
+        metavar="URL",
+    ),
+]
+UserKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        envvar=["TUNEWRIGHT_KEY", "OPENAI_API_KEY"],
+        help="API key. In the environment other users of the machine cannot see it.",
+    ),
+]
 HomeOption = Annotated[
     Path,
     typer.Option(envvar="TUNEWRIGHT_HOME", help="Folder with database, files and the secret of the keys."),
@@ -80,7 +97,7 @@ def require_key(key: str | None, scope: str = "jobs") -> str:
         return key
     raise ServiceError(
         "no API key was given",
-        expected="TUNEWRIGHT_KEY in the environment",
+        expected="TUNEWRIGHT_KEY in the environment" + (" or OPENAI_API_KEY" if scope == "jobs" else ""),
         hint=f"make a key with: {program_name()} key create NAME --scope {scope}",
         code="service.no-key",
     )

@@ -8,15 +8,20 @@ import httpx2
 
 from tunewright.errors import ServiceError
 
-CODES = {401: "service.key-refused", 403: "service.key-refused", 404: "service.no-job"}
+CODES = {401: "service.key-refused", 403: "service.key-refused"}
 
 
-def call_api(server: str, key: str, method: str, path: str) -> Any:
-    """The answer's JSON.
+def api_url(server: str, path: str) -> str:
+    """The address of a call. server: with `/v1` behind it, as OpenAI's clients have it, or without."""
+    return f"{server.rstrip('/').removesuffix('/v1')}{path}"
 
-    Raises ServiceError: `service.unreachable`, `service.key-refused`, `service.no-job`, `service.refused`.
+
+def call_api(server: str, key: str, method: str, path: str, missing: str = "service.no-job") -> Any:
+    """The answer's JSON. missing: the code of an object that is not there.
+
+    Raises ServiceError: `service.unreachable`, `service.key-refused`, `service.refused`, and `missing`.
     """
-    url = f"{server.rstrip('/').removesuffix('/v1')}{path}"
+    url = api_url(server, path)
     try:
         response = httpx2.request(method, url, headers={"authorization": f"Bearer {key}"}, timeout=60)
         body: Any = response.json()
@@ -32,5 +37,5 @@ def call_api(server: str, key: str, method: str, path: str) -> Any:
         ) from error
     if refusal is None:
         return body
-    code = CODES.get(response.status_code, "service.refused")
+    code = {**CODES, 404: missing}.get(response.status_code, "service.refused")
     raise ServiceError(refusal, where=server, code=code)
