@@ -17,8 +17,11 @@ from transformers import PreTrainedModel
 from engine_cases import Document, build_spec, lay_out, total_weight
 from families import EAGER, NOISY, STATEFUL
 from reference_equalities import draw_plain, load_eager
+from tunewright.config.schema import RunConfig
 from tunewright.engines.torch.engine import TorchEngine, build_engine
 from tunewright.errors import EngineError
+from tunewright.models.arch import load_arch
+from tunewright.run.engine_options import expected_layout, expects_eager
 from tunewright.types import Batch, RowLayout
 
 FolderOf = Callable[[str], Path]
@@ -75,6 +78,11 @@ def test_every_layout_that_is_taken_has_the_librarys_loss(
         batches = rows_of(layout)
         assert trained_loss(engine, batches) == pytest.approx(expected, rel=1e-5), layout
         assert evaluated_loss(engine, batches) == pytest.approx(expected, rel=1e-5), layout
+    if attention == "auto":
+        # As a plan counts without the weights.
+        arch, config = load_arch(folder), RunConfig.model_validate({"model": "m", "data": {"train": "rows"}})
+        assert expected_layout(config, arch) == engine.facts.layout
+        assert expects_eager(config, arch) == engine.facts.attention.startswith("eager")
     if not packs:
         # Else the rule above would hold for a model that needs no rule.
         assert abs(evaluated_loss(engine, rows_of("packed")) / expected - 1) > 1e-5

@@ -77,11 +77,12 @@ def plan_lines(estimate: Estimate) -> Iterator[str]:
 
 def _rows_line(estimate: Estimate) -> str:
     facts = estimate.facts
+    each = "" if estimate.layout == "packed" else ", one document each (`train` proves what the model takes)"
     if estimate.data is not None and estimate.data.exact:
         widest = facts.step_tokens or facts.row_tokens
         what = "a packed step has" if facts.step_tokens else "a row has"
-        return f"rows: as they are, {what} {widest:,} tokens at most"
-    return f"rows: counted as full ones of {facts.seq_len:,} tokens, for the data is not tokenised yet"
+        return f"rows: as they are, {what} {widest:,} tokens at most{each}"
+    return f"rows: counted as full ones of {facts.seq_len:,} tokens, for the data is not tokenised yet{each}"
 
 
 def _host_lines(estimate: Estimate) -> Iterator[str]:
@@ -165,6 +166,7 @@ def to_json(estimate: Estimate) -> dict[str, JsonValue]:
         "dtype": _storage(estimate),
         "precision": estimate.facts.precision,
         "kernels": estimate.path,
+        "layout": estimate.layout,
         "flops_per_token": estimate.flops_per_token,
         "tokens_per_second": estimate.tokens_per_second,
         "speed_source": estimate.device.source or None,

@@ -6,6 +6,7 @@ from tunewright.config.schema import RunConfig
 from tunewright.errors import ConfigError
 from tunewright.models.arch import Arch
 from tunewright.models.fast_activations import FAMILIES
+from tunewright.models.row_layouts import EAGER, ONE_DOCUMENT_A_ROW
 from tunewright.types import RowLayout
 
 
@@ -44,6 +45,19 @@ def resolve_kernels(config: RunConfig, engine: str) -> str:
 def asked_layout(config: RunConfig) -> RowLayout:
     """How documents become rows, as the run file asks; the engine says what the loaded model allows."""
     return "packed" if config.data.packing else "padded"
+
+
+def expected_layout(config: RunConfig, arch: Arch) -> RowLayout:
+    """The same, before the engine has proved it."""
+    asked = asked_layout(config)
+    if config.engine == "mlx" or arch.model_type not in ONE_DOCUMENT_A_ROW:
+        return asked
+    return "padded" if asked == "packed" else asked
+
+
+def expects_eager(config: RunConfig, arch: Arch) -> bool:
+    """Whether attention is expected to keep the scores of whole rows."""
+    return config.model.attention == "eager" or (config.engine != "mlx" and arch.model_type in EAGER)
 
 
 def expected_path(config: RunConfig, arch: Arch, kind: str, dtypes: tuple[str, str]) -> str:

@@ -15,7 +15,7 @@ from tunewright.models.known import known_arch, known_models
 from tunewright.models.resolve import find_on_disk
 from tunewright.run.data_size import DataSize, estimate_data
 from tunewright.run.devices import DeviceClass
-from tunewright.run.engine_options import expected_path, resolve_quantization
+from tunewright.run.engine_options import expected_layout, expected_path, resolve_quantization
 from tunewright.run.inputs import check_data_fits
 from tunewright.run.known_data import count_data, find_data
 from tunewright.run.memory import Facts, MemoryNeed, fits
@@ -24,6 +24,7 @@ from tunewright.run.remedies import check_fits, list_remedies
 from tunewright.run.row_lengths import with_lengths
 from tunewright.run.split import Split, memory_facts, resolve_split
 from tunewright.train.cadence import build_cadence
+from tunewright.types import RowLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Estimate:
 
     tokens_per_second: None where the speed of the device is not known. data and steps: None
     without data files (steps may come from `train.max_steps` alone). evaluations: None without steps.
-    path: how layers are expected to be computed.
+    path: how layers are expected to be computed. layout: the same of documents as rows.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Estimate:
     device: DeviceClass
     facts: Facts
     path: str
+    layout: RowLayout
     split: Split
     flops_per_token: float
     tokens_per_second: float | None
@@ -121,6 +123,7 @@ def estimate_run(config: RunConfig, base_dir: Path, device: DeviceClass) -> Esti
         device=device,
         facts=facts,
         path=expected_path(config, arch, device.kind, dtypes),
+        layout=expected_layout(config, arch),
         split=split,
         flops_per_token=flops,
         tokens_per_second=rate * device.efficiency / flops if rate else None,

@@ -9,6 +9,7 @@ from tunewright.data.collate import WIDTH_STEP
 from tunewright.data.longest import find_longest_rows
 from tunewright.data.prepared import PreparedData
 from tunewright.data.stream import EVAL_WINDOW
+from tunewright.run.engine_options import expected_layout
 from tunewright.run.memory import Facts
 
 
@@ -23,7 +24,7 @@ def with_lengths(facts: Facts, config: RunConfig, data: PreparedData) -> Facts:
         capped_document=min(facts.capped_document, data.extent.longest),
         held_out_tokens=_width(_packed_held_out(data)),
     )
-    if not config.data.packing:
+    if expected_layout(config, facts.arch) != "packed":
         return replace(facts, row_tokens=_width(data.extent.longest))
     if config.train.tokens_per_batch is not None:
         return replace(facts, step_tokens=_width(config.train.tokens_per_batch))

@@ -13,7 +13,7 @@ from tunewright.config.schema import RunConfig
 from tunewright.errors import ConfigError
 from tunewright.models.arch import Arch
 from tunewright.models.footprint import count_trained
-from tunewright.run.engine_options import resolve_optimizer, why_plain
+from tunewright.run.engine_options import expects_eager, resolve_optimizer, why_plain
 from tunewright.run.memory import Facts, MemoryNeed, fits, split_need
 
 AUTO_MICRO_BATCH_TOKENS = 8192
@@ -47,7 +47,7 @@ def memory_facts(
         dropout=config.adapter.kind == "lora" and config.adapter.dropout > 0,
         seq_len=config.data.seq_len,
         batch_size=_rows_per_step(config),
-        eager=config.model.attention == "eager",
+        eager=expects_eager(config, arch),
         fast_document=config.data.seq_len if why_plain(config, arch, kind, dtypes) is None else 0,
         capped_document=config.data.seq_len if arch.attention_soft_cap else 0,
         optimizer=resolve_optimizer(config, config.engine, kind),
