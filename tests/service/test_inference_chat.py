@@ -210,7 +210,6 @@ def test_a_text_is_scored_by_echo(client: OpenAI) -> None:
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
         ({"web_search_options": {}}, "web_search_options"),

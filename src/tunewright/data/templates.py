@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -135,9 +135,15 @@ class ChatTokenizer:
         return digest.hexdigest()
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[str] = (), *, generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[str] = (),
+        *,
+        generation_prompt: bool = False,
+        variables: Mapping[str, JsonValue] | None = None,
     ) -> str:
         """Text of the conversation; with `generation_prompt` it ends where the assistant would begin.
+        variables: more that the template may ask for, such as `enable_thinking`.
 
         Control tokens that its content spells are marked (see ControlTokens): `encode_rendered` makes tokens
         of it.
@@ -152,7 +158,8 @@ class ChatTokenizer:
                 code="model.no-chat-template",
             )
         try:
-            return self._apply(messages, tools, generation_prompt, self._mapping_arguments, self.control)
+            mapping = self._mapping_arguments
+            return self._apply(messages, tools, generation_prompt, mapping, self.control, variables)
         # Python compiles what jinja makes of it, and has limits of its own.
         except (jinja2.TemplateSyntaxError, SyntaxError) as error:
             raise ModelError(
@@ -176,9 +183,15 @@ class ChatTokenizer:
         """As `encode`, for a text of `render`: control tokens that content spells become plain text."""
         return self.encode(text) if self._is_parsing else self.control.encode(text)
 
-    def encode_prompt(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> list[int]:
+    def encode_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[str] = (),
+        variables: Mapping[str, JsonValue] | None = None,
+    ) -> list[int]:
         """Token ids of the conversation so far, ready for the assistant to continue."""
-        return self.encode_rendered(self.render(messages, tools, generation_prompt=True))[0]
+        text = self.render(messages, tools, generation_prompt=True, variables=variables)
+        return self.encode_rendered(text)[0]
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of a plain text prompt, with the start tokens that this tokenizer puts before a text."""
@@ -209,19 +222,29 @@ class ChatTokenizer:
         generation_prompt: bool,
         mapping: bool,
         control: ControlTokens | None = None,
+        variables: Mapping[str, JsonValue] | None = None,
     ) -> str:
         fields: list[JsonValue] = [template_message(message, mapping=mapping) for message in messages]
         definitions: list[JsonValue] = [parse_field(tool, "the tool definition") for tool in tools]
-        text = self._fill(fields, definitions, generation_prompt)
+        more: list[JsonValue] = [{**(variables or {})}]
+        text = self._fill(fields, definitions, more, generation_prompt)
         if control is None or self._is_parsing:
             return text
         # Rendered as they stand first: what the template refuses to have in a text stays refused.
-        marked = [control.mark(each) for each in fields], [control.mark(each) for each in definitions]
-        if marked == (fields, definitions):
+        parts = [fields, definitions, more]
+        marked = [[control.mark(each) for each in part] for part in parts]
+        if marked == parts:
             return text
-        return control.unescape(self._fill(*marked, generation_prompt))
+        return control.unescape(self._fill(marked[0], marked[1], marked[2], generation_prompt))
 
-    def _fill(self, messages: list[JsonValue], tools: list[JsonValue], generation_prompt: bool) -> str:
+    def _fill(
+        self,
+        messages: list[JsonValue],
+        tools: list[JsonValue],
+        variables: list[JsonValue],
+        generation_prompt: bool,
+    ) -> str:
+        more = cast(dict[str, Any], variables[0])
         return str(
             self._hugging.apply_chat_template(
                 messages,
@@ -229,6 +252,7 @@ class ChatTokenizer:
                 chat_template=self._render_template,
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
+                **more,
             )
         )
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.inference.closing import is_closing
+from tunewright.inference.constraint import Constraint
 from tunewright.inference.decoder import Decoder, Decoders, Logits
 from tunewright.inference.sampling import Sampler, choose
 
@@ -27,13 +29,14 @@ class Likely:
 @dataclass(slots=True, eq=False)
 class Answer:
     """One answer in the making. limit: most tokens it may have. log_probs: how many likeliest tokens are
-    told with each, None for no log-probabilities at all."""
+    told with each, None for no log-probabilities at all. constraint: the grammar that it keeps to, if any."""
 
     prompt: Sequence[int]
     sampler: Sampler
     limit: int
     stop_ids: frozenset[int]
     log_probs: int | None = None
+    constraint: Constraint | None = None
     tokens: list[int] = field(default_factory=list)
     stopped: bool = False
 
@@ -45,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one forward pass gave one answer; token is None where it met its end."""
+    """What one forward pass gave one answer; token is None where it met its end, or its grammar failed."""
 
     answer: Answer
     token: int | None
@@ -121,17 +124,34 @@ class Batch:
 
 
 def _take(logits: Logits, answers: Sequence[Answer]) -> list[Step]:
-    tokens_B = choose(logits, [answer.sampler for answer in answers])
+    tokens_B = choose(_allowed(logits, answers), [answer.sampler for answer in answers])
+    # Of all that the model would have said, whatever the grammar allows.
     likely = _likely(logits, tokens_B, answers)
     steps: list[Step] = []
     for row, (answer, token) in enumerate(zip(answers, tokens_B.tolist(), strict=True)):
-        if token in answer.stop_ids:
+        constraint = answer.constraint
+        if token in answer.stop_ids or (constraint is not None and constraint.error):
             answer.stopped = True
             steps.append(Step(answer, None, None))
         else:
             answer.tokens.append(token)
+            if constraint is not None:
+                answer.stopped = constraint.take(token)
             steps.append(Step(answer, token, likely[row]))
     return steps
+
+
+def _allowed(logits: Logits, answers: Sequence[Answer]) -> Logits:
+    """The logits with what the grammars of some answers forbid taken out."""
+    rows = [row for row, answer in enumerate(answers) if answer.constraint is not None]
+    if not rows:
+        return logits
+    allowed = [
+        answer.constraint.allowed(closing=is_closing(answer.limit, len(answer.tokens)))
+        for answer in answers
+        if answer.constraint is not None
+    ]
+    return logits.masked(np.array(rows), np.stack(allowed))
 
 
 def _likely(logits: Logits, tokens_B: NDArray[np.int64], answers: Sequence[Answer]) -> list[Likely | None]:

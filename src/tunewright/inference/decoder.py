@@ -1,7 +1,7 @@
 """What answering needs of an engine: one batch of sequences, token by token, with its key-value cache.
 
 torch_decoder.py and mlx_decoder.py implement it. Tokens and numbers are NumPy. B rows, K tokens, N changes to
-logits.
+logits, R rows of a grammar, V vocabulary.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class Logits(Protocol):
         self, rows_N: NDArray[np.int64], tokens_N: NDArray[np.int64], amounts_N: NDArray[np.float32]
     ) -> Logits:
         """These logits with amounts added to some of them; a row and token may come more than once."""
+        ...
+
+    def masked(self, rows_R: NDArray[np.int64], allowed_RV: NDArray[np.bool_]) -> Logits:
+        """These logits with minus infinity for the tokens of some rows that are not allowed; tokens beyond
+        the width of `allowed_RV` are not."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Decoding on the MLX engine, with the batched cache of mlx-lm. mlx_base.py loads the model.
 
-B rows, T tokens fed, S tokens in the cache with them, K tokens in play, V vocabulary, N changes.
+B rows, T tokens fed, S tokens in the cache with them, K tokens in play, V vocabulary, N changes,
+R rows of a grammar.
 """
 
 from __future__ import annotations
@@ -52,6 +53,16 @@ class MlxLogits:
     ) -> MlxLogits:
         logits_BV = self._logits_BV.astype(mx.float32)
         return MlxLogits(logits_BV.at[mx.array(rows_N), mx.array(tokens_N)].add(mx.array(amounts_N)))
+
+    def masked(self, rows_R: NDArray[np.int64], allowed_RV: NDArray[np.bool_]) -> MlxLogits:
+        rows, vocabulary = self._logits_BV.shape
+        width = min(allowed_RV.shape[1], vocabulary)
+        allowed_BV = np.ones((rows, vocabulary), np.bool_)
+        allowed_BV[rows_R] = False
+        allowed_BV[rows_R, :width] = allowed_RV[:, :width]
+        return MlxLogits(
+            mx.where(mx.array(allowed_BV.view(np.uint8)).astype(mx.bool_), self._logits_BV, -mx.inf)
+        )
 
 
 class MlxDecoder:

@@ -18,7 +18,8 @@ vocabulary of 150,000 takes longer than a small model's step."""
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """temperature 0 takes the likeliest token always. top_k 0 and top_p 1 leave all tokens in play.
+    """temperature 0 takes the likeliest token always. top_k 0, top_p 1 and min_p 0 leave all tokens in play;
+    min_p leaves those that are at least so many times as likely as the likeliest, before the other two.
 
     presence_penalty is taken from the logit of each token that the answer has already, frequency_penalty as
     often as it has it. logit_bias: token → what is added to its logit. Raises ConfigError for a value out of
@@ -29,6 +30,7 @@ class SamplingOptions:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     seed: int = 0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -40,6 +42,7 @@ class SamplingOptions:
             ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
             ("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1"),
         )
         for name, fits, expected in bounds:
@@ -142,9 +145,20 @@ def draw(
     """The token at which the summed probability of tokens in play, likeliest first, passes `uniform`.
 
     values_K: the largest logits in falling order, of tokens_K. mass: log Σ exp(logit / temperature) over the
-    whole vocabulary; None says that values_K is the whole. In play are the first `top_k`, and of those the
-    fewest that hold `top_p` of their probability. None when the token may be beyond the K that are given.
+    whole vocabulary; None says that values_K is the whole. In play are those that `min_p` leaves, of these
+    the first `top_k`, and of those the fewest that hold `top_p` of their probability. None when the token may
+    be beyond the K that are given.
     """
+    in_play = int(np.isfinite(values_K).sum())
+    if in_play < len(values_K):
+        # Whatever follows is forbidden too.
+        values_K, tokens_K, mass = values_K[:in_play], tokens_K[:in_play], None
+    if options.min_p:
+        least = values_K[0] + options.temperature * np.log(options.min_p)
+        in_play = int((values_K >= least).sum())
+        if in_play == len(values_K) and mass is not None:
+            return None
+        values_K, tokens_K, mass = values_K[:in_play], tokens_K[:in_play], None
     if options.top_k:
         values_K, tokens_K, mass = values_K[: options.top_k], tokens_K[: options.top_k], None
     # In float64: a float32 sum over a large vocabulary misses 1 by more than a rare token weighs.

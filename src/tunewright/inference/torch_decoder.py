@@ -1,6 +1,7 @@
 """Decoding on the PyTorch engine, with the cache classes of transformers. torch_base.py loads the model.
 
-B rows, T tokens fed, S tokens in the cache, K tokens in play, V vocabulary, N changes.
+B rows, T tokens fed, S tokens in the cache, K tokens in play, V vocabulary, N changes,
+R rows of a grammar.
 """
 
 from __future__ import annotations
@@ -57,6 +58,16 @@ class TorchLogits:
         places = tuple(torch.from_numpy(values).to(device) for values in (rows_N, tokens_N))
         amounts = torch.from_numpy(amounts_N).to(device)
         return TorchLogits(self._logits_BV.float().index_put(places, amounts, accumulate=True))
+
+    def masked(self, rows_R: NDArray[np.int64], allowed_RV: NDArray[np.bool_]) -> TorchLogits:
+        logits_BV = self._logits_BV.clone()
+        width = min(allowed_RV.shape[1], logits_BV.shape[1])
+        rows = torch.from_numpy(rows_R).to(logits_BV.device)
+        allowed = torch.from_numpy(allowed_RV[:, :width]).to(logits_BV.device)
+        kept_RV = logits_BV[rows, :width]
+        logits_BV[rows] = float("-inf")
+        logits_BV[rows, :width] = kept_RV.masked_fill(~allowed, float("-inf"))
+        return TorchLogits(logits_BV)
 
 
 class TorchDecoder:

@@ -168,3 +168,20 @@ def test_penalties_count_what_the_answer_has_already() -> None:
 def test_values_out_of_range_are_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         SamplingOptions(**options)
+
+
+def test_min_p_leaves_what_is_near_the_likeliest() -> None:
+    chances = _softmax(LOGITS[0])
+    expected = np.where(chances >= 0.2 * chances.max(), chances, 0)
+    found = _grid(SamplingOptions(temperature=1.0, min_p=0.2))
+    assert found == pytest.approx(expected / expected.sum(), abs=1e-3)
+    # With few of many tokens at hand, the rest may be in play too.
+    values, tokens = HostLogits(LOGITS).top(2)
+    assert draw(values[0], tokens[0], 0.5, SamplingOptions(temperature=1.0, min_p=0.2), 3.3) is None
+
+
+def test_what_is_forbidden_is_never_drawn() -> None:
+    logits = np.where([True, False, True, False, False], LOGITS, -np.inf).astype(np.float32)
+    for options in (SamplingOptions(temperature=1.5), SamplingOptions(temperature=1.0, top_p=0.9, top_k=4)):
+        uniform = np.append(np.linspace(0, 1, 500, endpoint=False), np.nextafter(1, 0))
+        assert set(_draw(logits.repeat(501, axis=0), uniform, options)) == {0, 2}

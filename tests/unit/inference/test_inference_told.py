@@ -98,9 +98,14 @@ def test_nothing_that_may_be_a_stop_text_is_told_early(tiny: ChatTokenizer) -> N
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (HERMES, CallFormat("<tool_call>", "arguments")),
-        (BARE, CallFormat("", "parameters")),
-        (LISTED, CallFormat("[INST]", "arguments")),
+        (
+            HERMES,
+            CallFormat(
+                "<tool_call>", "arguments", "<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"
+            ),
+        ),
+        (BARE, CallFormat("", "parameters", head='{"name": "probe", "parameters": ')),
+        (LISTED, CallFormat("[INST]", "arguments", "[INST][", "][INST][", "]")),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", None),
     ],
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from tunewright.errors import ConfigError
 from tunewright.inference.batch import Answer, Batch, Step
 from tunewright.inference.decoder import Decoder, Decoders
 from tunewright.inference.serving.attempt import attempt, error_event
@@ -152,6 +153,11 @@ class Loop:
         cut: list[Answer] = []
         over: list[Job] = []
         for job in active.jobs:
+            if error := _grammar_error(job):
+                cut += job.answers
+                over.append(job)
+                events.append(error_event(job.id, error))
+                continue
             for place, (answer, told) in enumerate(zip(job.answers, job.told, strict=True)):
                 step = by_answer.get(id(answer))
                 if step is None:
@@ -200,10 +206,23 @@ def _event(job: Job, place: int, step: Step, told: Told) -> Event | None:
         return _told(job, place, told.end("stop"))
     piece = told.take(step.token, step.likely)
     if told.finish is None and step.answer.is_over:
-        return _told(job, place, _joined(piece, told.end("length")))
+        reason = "stop" if step.answer.stopped else "length"
+        return _told(job, place, _joined(piece, told.end(reason)))
     if told.finish is None and not piece.text and not piece.entries:
         return None
     return _told(job, place, piece)
+
+
+def _grammar_error(job: Job) -> ConfigError | None:
+    """Why the answers of a job cannot keep to its grammar any further."""
+    for answer in job.answers:
+        if answer.constraint is not None and answer.constraint.error:
+            return ConfigError(
+                "the JSON schema is too complex to keep an answer to it; make it simpler",
+                where="response_format",
+                code="config.costly-schema",
+            )
+    return None
 
 
 def _joined(first: Piece, second: Piece) -> Piece:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from tunewright.errors import DataError, EngineError, ModelError, TunewrightError
+from tunewright.errors import ConfigError, DataError, EngineError, ModelError, TunewrightError
 from tunewright.inference.serving.prompts import (
     NO_MEMORY,
     OPEN_BYTES,
@@ -62,9 +62,9 @@ class PromptProcess:
     def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to an order.
 
-        Raises ModelError (`model.costly-to-read`) and DataError (`data.costly-prompt`) when the process did
-        not survive it, EngineError (`engine.reader-lost`) when somebody else ended it, and what the answer
-        refuses.
+        Raises ModelError (`model.costly-to-read`), ConfigError (`config.costly-schema`) and DataError
+        (`data.costly-prompt`) when the process did not survive it, EngineError (`engine.reader-lost`) when
+        somebody else ended it, and what the answer refuses.
         """
         self.start()
         process = self._process
@@ -124,4 +124,10 @@ class PromptProcess:
         what = f"the chat template or the tokenizer of the model takes more than {limit}"
         if done == "open":
             return ModelError(f"{what} to open", code="model.costly-to-read")
+        if done == "grammar":
+            return ConfigError(
+                f"the JSON schema takes more than {limit} to prepare; make it simpler",
+                where="response_format",
+                code="config.costly-schema",
+            )
         return DataError(f"{what} for this prompt; shorten it", code="data.costly-prompt")

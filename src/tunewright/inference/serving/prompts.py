@@ -6,7 +6,8 @@ cannot be interrupted. So the system ends this process when an order takes more 
 server says so and starts another one. It reads a JSON object a line and answers each with one:
 
     {"do": "open", "folder", "save"}   a tokenizer; its vocabulary is written to `save` → {"stop_ids", …}
-    {"do": "read", "folder", "messages" and "tools" or "prompt", "most"}
+    {"do": "grammar", "folder", "grammar"}   fields of Grammar → {"text"}, which an answer can keep to
+    {"do": "read", "folder", "messages" and "tools" or "prompt", "most", …}
                                        → {"count", "calls", "tokens" unless there are more than `most`}
     a refusal is {"error": {what, where, got, expected, code}}
 """
@@ -28,7 +29,9 @@ from typing import Any
 
 from tunewright.data.templates import ChatTokenizer, load_tokenizer
 from tunewright.errors import DataError, ModelError, TunewrightError
-from tunewright.inference.tool_calls import CallFormat, find_call_format, knows_tools
+from tunewright.inference.constraint import check_grammar
+from tunewright.inference.grammar import Grammar, write_grammar
+from tunewright.inference.tool_calls import BARE_CALL, CallFormat, find_call_format, knows_tools
 from tunewright.types import Message, ToolCall
 
 READ_SECONDS, OPEN_SECONDS = 2, 3
@@ -73,7 +76,7 @@ class Prompts:
             if order["do"] == "open":
                 return opened.told(Path(order["save"]))
             limit_more(READ_SECONDS, READ_BYTES)
-            return opened.read(order)
+            return opened.grammar(order) if order["do"] == "grammar" else opened.read(order)
         except MemoryError:
             # What is left of the order cannot be trusted to leave memory for the next one.
             os._exit(NO_MEMORY)
@@ -115,29 +118,44 @@ class _Opened:
             "largest_id": tokenizer.largest_id,
         }
 
+    def grammar(self, order: Mapping[str, Any]) -> Json:
+        """The text of a grammar, tried here."""
+        grammar = Grammar(**order["grammar"])
+        calls = self._written_calls(must_call=grammar.must_call) if grammar.tools else None
+        check_grammar(write_grammar(grammar, calls, {}))
+        added: dict[int, Any] = self._tokenizer.backend.get_added_tokens_decoder()
+        tokens = {str(token.content): number for number, token in added.items()}
+        return {"text": write_grammar(grammar, calls, tokens)}
+
     def read(self, order: Mapping[str, Any]) -> Json:
         """The tokens of a prompt, and how calls of its tools are written."""
         messages = [message_of(fields) for fields in order["messages"]]
         tools: list[str] = order["tools"]
-        calls = self._call_format(messages, tools) if tools else None
+        must_call: bool = order["must_call"]
+        if tools and not must_call:
+            self._check_tools(messages, tools)
+        calls = self._written_calls(must_call=must_call) if tools else None
         if messages:
-            tokens = self._tokenizer.encode_prompt(messages, tools)
+            tokens = self._tokenizer.encode_prompt(messages, tools, order["template_options"])
         else:
             tokens = self._tokenizer.encode_plain(order["prompt"])
         told: Json = {"count": len(tokens), "calls": asdict(calls) if calls else None}
         most = order["most"]
         return told if most is not None and len(tokens) > most else {**told, "tokens": tokens}
 
-    def _call_format(self, messages: list[Message], tools: list[str]) -> CallFormat | None:
+    def _check_tools(self, messages: list[Message], tools: list[str]) -> None:
         if not knows_tools(self._tokenizer, messages, tools):
             raise DataError(
                 "the chat template of this model has no place for tools",
                 where="tools",
                 code="config.no-tools",
             )
+
+    def _written_calls(self, *, must_call: bool) -> CallFormat | None:
         if not self._formats:
             self._formats.append(find_call_format(self._tokenizer))
-        return self._formats[0]
+        # A grammar makes any model call; one that is free to call does so as it was trained to, or not.
+        return self._formats[0] or (BARE_CALL if must_call else None)
 
 
 def limit_more(seconds: float, bytes_: int) -> None:

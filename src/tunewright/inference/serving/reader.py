@@ -10,11 +10,12 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from tunewright.inference.constraint import GrammarVocabulary
 from tunewright.inference.detokenize import TokenBytes
 from tunewright.inference.serving.attempt import attempt
 from tunewright.inference.serving.prompt_process import PromptProcess
@@ -87,4 +88,5 @@ class Reader:
         )
         bytes_per_token = 2 * 4 * arch.layers * arch.kv_heads * arch.head_size
         voice = Voice(vocabulary, TokenBytes(vocabulary))
-        return Reading(folder, vocabulary, voice, arch.max_positions, bytes_per_token)
+        grammars = cache(partial(GrammarVocabulary, vocabulary, voice.token_bytes))
+        return Reading(folder, vocabulary, voice, grammars, arch.max_positions, bytes_per_token)

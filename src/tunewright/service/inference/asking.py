@@ -21,6 +21,9 @@ RETRY_SECONDS = 5
 REFUSED = {
     "config.empty-prompt": ("prompt", "invalid_value"),
     "config.long-prompt": ("prompt", "context_length_exceeded"),
+    "config.bad-schema": (None, "invalid_json_schema"),
+    "config.costly-schema": (None, "invalid_json_schema"),
+    "engine.no-llguidance": (None, "unsupported_value"),
     "config.bad-token": (None, "invalid_value"),
     "config.no-tools": ("tools", "unsupported_value"),
     "data.template-refused": ("prompt", "invalid_value"),

@@ -77,6 +77,8 @@ def sampling_fields(body: Sampling) -> dict[str, Any]:
     options = {
         "temperature": OPENAI_TEMPERATURE if body.temperature is None else body.temperature,
         "top_p": 1.0 if body.top_p is None else body.top_p,
+        "top_k": max(0, body.top_k or 0),
+        "min_p": body.min_p or 0.0,
         "seed": seed,
         "presence_penalty": body.presence_penalty or 0.0,
         "frequency_penalty": body.frequency_penalty or 0.0,

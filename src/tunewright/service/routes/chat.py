@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from tunewright.service.context import UserArg
 from tunewright.service.faults import bad_value
 from tunewright.service.inference.chat_answers import ChatForm
+from tunewright.service.inference.grammars import grammar_fields, offered_tools
 from tunewright.service.inference.model_server import ModelServerArg, sampling_fields
 from tunewright.service.inference.reply import reply
 from tunewright.service.openapi import streamed
@@ -42,12 +43,13 @@ async def create(body: ChatRequest, request: Request, key: UserArg, models: Mode
 
 def _ask(body: ChatRequest, model: Mapping[str, Any]) -> dict[str, Any]:
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    tools = body.tools if body.tool_choice != "none" else None
     return {
         **model,
         **sampling_fields(body),
         "messages": [_message(message, place) for place, message in enumerate(body.messages)],
-        "tools": [json.dumps(tool.model_dump(exclude_none=True)) for tool in tools or ()],
+        "tools": [json.dumps(tool.model_dump(exclude_none=True)) for tool in offered_tools(body)],
+        "template_options": body.chat_template_kwargs or {},
+        "grammar": grammar_fields(body),
         "limit": limit,
         "log_probs": (body.top_logprobs or 0) if body.logprobs else None,
     }

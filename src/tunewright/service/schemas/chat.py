@@ -7,6 +7,13 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tunewright.service.faults import bad_value
+from tunewright.service.schemas.structured import (
+    ResponseFormat,
+    Tool,
+    ToolChoice,
+    check_response_format,
+    check_tools,
+)
 
 
 def _as_list(value: Any) -> Any:
@@ -79,32 +86,6 @@ class ChatMessage(_Known):
     """Which call a `tool` message answers."""
 
 
-class ToolFunction(_Known):
-    """A function that the model may call."""
-
-    name: Annotated[str, Field(min_length=1, max_length=64)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    """JSON schema of the arguments, for the model's template."""
-    strict: bool | None = None
-    """Accepted, changes nothing."""
-
-
-class Tool(_Known):
-    """A tool that the model may use."""
-
-    type: str
-    """`function`."""
-    function: ToolFunction | None = None
-
-
-class ResponseFormat(_Known):
-    """The form of the answer. Only `text` is there."""
-
-    type: str
-    """`text`."""
-
-
 class StreamOptions(_Known):
     """include_usage: one more chunk with token counts at the end."""
 
@@ -127,6 +108,10 @@ class Sampling(BaseModel):
     """0 takes the likeliest token always; 1 if left out."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Draw from the fewest tokens that hold this probability; 1 if left out."""
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
+    """Draw from so many likeliest tokens; 0, -1 or left out: from all."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Draw from tokens that are at least so many times as likely as the likeliest; 0 if left out."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     """The same seed gives the same answer."""
     stop: Stops | None = None
@@ -159,12 +144,14 @@ class ChatRequest(Sampling):
     """How many likeliest tokens to tell with each; needs logprobs."""
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     """Functions that the model may call, where its template shows them."""
-    tool_choice: Any = None
-    """`auto` or `none`."""
+    tool_choice: ToolChoice | None = None
+    """`auto`, `none`, `required`, the function to call, or some of the tools."""
     parallel_tool_calls: bool | None = None
     """false: one call in an answer at most."""
     response_format: ResponseFormat | None = None
-    """Only `text` is there."""
+    """`text`, `json_object`, or a JSON schema that the answer keeps to."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """More variables for the model's chat template, such as `enable_thinking`."""
     modalities: list[str] | None = None
     """Only `["text"]` is there."""
     audio: Any = None
@@ -199,6 +186,30 @@ class ChatRequest(Sampling):
     """Accepted, changes nothing."""
 
 
+RESERVED_VARIABLES = frozenset(
+    [
+        "conversation",
+        "messages",
+        "tools",
+        "documents",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+        "bos_token",
+        "eos_token",
+        "kwargs",
+        "self",
+    ]
+)
+"""What the server itself hands to a chat template."""
 _INSTEAD = {"functions": "use 'tools'", "function_call": "use 'tool_choice'"}
 
 
@@ -211,19 +222,12 @@ def check_chat(body: ChatRequest) -> None:
             raise bad_value(message, name, "unsupported_parameter")
     if body.modalities not in (None, ["text"]):
         raise bad_value("Only the modality 'text' is available", "modalities", "unsupported_value")
-    if body.response_format is not None and body.response_format.type != "text":
-        message = "Only the response format 'text' is available; ask for JSON in the prompt"
-        raise bad_value(message, "response_format", "unsupported_value")
-    if body.tool_choice not in (None, "auto", "none"):
-        raise bad_value(
-            "'tool_choice' may only be 'auto' or 'none': no call can be forced",
-            "tool_choice",
-            "unsupported_value",
-        )
-    for place, tool in enumerate(body.tools or ()):
-        if tool.type != "function" or tool.function is None:
-            message = "Only tools of type 'function' are available"
-            raise bad_value(message, f"tools.{place}", "unsupported_value")
+    check_response_format(body.response_format)
+    check_tools(body.tools, body.tool_choice)
+    for name in body.chat_template_kwargs or ():
+        if name in RESERVED_VARIABLES or not name.isidentifier():
+            message = f"The chat template's '{name}' cannot be set; leave it out"
+            raise bad_value(message, f"chat_template_kwargs.{name}")
     if body.top_logprobs is not None and not body.logprobs:
         raise bad_value("'top_logprobs' needs 'logprobs' to be true", "top_logprobs")
     check_stream(body)
