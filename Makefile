@@ -1,6 +1,7 @@
 # Every target sets up what it needs in .venv; a fresh machine needs only python3 (3.11 to 3.13), make and git.
 PYTHON ?= python3
 VENV ?= .venv
+CLIENTS ?= .venv-clients
 BIN := $(VENV)/bin
 ENGINE ?= auto
 STEPS ?=
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo serve demo-service test real-model numerics large check coverage slow chaos service-chaos soak service-load bench bench-mlx mac-check conformance fuzz-api docs clean
+.PHONY: help install demo serve demo-service test real-model numerics large check coverage slow chaos service-chaos soak service-load bench bench-mlx mac-check conformance clients clients-node fuzz-api docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -79,6 +80,19 @@ service-load: $(VENV)/.installed-dev  ## Let 200 clients watch a job that trains
 
 conformance: $(VENV)/.installed-dev  ## Run the official client 1.x, 2.x and 3.x against fresh servers on both databases
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow tests/service/test_client_versions.py
+
+$(CLIENTS)/.installed: tests/service/clients/requirements.txt
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+clients: $(VENV)/.installed-dev $(CLIENTS)/.installed  ## Ask for structured outputs through OpenAI's client, LangChain, instructor, pydantic-ai and llm
+	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/clients.py $(CLIENTS)/bin/python
+
+clients-node: $(VENV)/.installed-dev  ## The same through OpenAI's Node client and the Vercel AI SDK; needs node and npm
+	@mkdir -p $(CLIENTS)-node && cp tests/service/clients/structured.mjs tests/service/clients/package.json $(CLIENTS)-node
+	@cd $(CLIENTS)-node && npm install --silent --no-audit --no-fund
+	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/clients.py $(CLIENTS)-node node
 
 fuzz-api: $(VENV)/.installed-dev  ## Make EXAMPLES (300) wrong and right calls of each kind up; none may make the server fail
 	API_EXAMPLES=$(EXAMPLES) $(TEST_ENV) $(BIN)/python -m pytest --timeout=3600 tests/service/test_own_openapi.py

@@ -101,7 +101,7 @@ def test_nothing_that_may_be_a_stop_text_is_told_early(tiny: ChatTokenizer) -> N
         (
             HERMES,
             CallFormat(
-                "<tool_call>", "arguments", "<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"
+                "<tool_call>", "arguments", "<tool_call>\n", "\n</tool_call><tool_call>\n", "\n</tool_call>"
             ),
         ),
         (BARE, CallFormat("", "parameters", head='{"name": "probe", "parameters": ')),
