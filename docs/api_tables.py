@@ -68,6 +68,8 @@ FIGURES = {
 REFUSALS = {
     "invalid_value": "a field has a value that it cannot have",
     "invalid_json": "the body is not JSON",
+    "invalid_json_schema": "a JSON schema that answers cannot be held to; `param` is the keyword at fault",
+    "invalid_http": "the request is not HTTP as its standards say; the connection is closed",
     "unknown_parameter": "a field is not known",
     "missing_required_parameter": "a field is missing",
     "idempotency_key_reused": "the `Idempotency-Key` came with another body; nothing was made",

@@ -97,7 +97,7 @@ def pydantic_ai() -> None:
 def llm() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base, key = os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"]
-        told = f"- model_id: tiny\n  model_name: {MODEL}\n  api_base: {base}\n  api_key_name: tiny\n  supports_schema: true\n"
+        told = f"- model_id: tiny\n  model_name: {MODEL}\n  api_base: {base}\n  supports_schema: true\n"
         Path(folder, "extra-openai-models.yaml").write_text(told, encoding="utf-8")
         command = [sys.executable, "-m", "llm", "-m", "tiny", "--no-stream", "--key", key]
         for more in ([], ["-o", "temperature", "0"]):
