@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo serve demo-service test real-model numerics large check coverage slow chaos service-chaos soak service-load bench bench-mlx mac-check conformance clients clients-node fuzz-api docs clean
+.PHONY: help install demo serve demo-service test real-model numerics families large check coverage slow chaos service-chaos soak service-load bench bench-mlx mac-check conformance clients clients-node fuzz-api docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -102,6 +102,9 @@ real-model: $(VENV)/.installed-real  ## Build SmolLM2-135M-Instruct in the cache
 
 numerics: $(VENV)/.installed-dev  ## Measure what must be equal on every model family and print the table
 	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/numerics.py $(if $(JSON),--json $(JSON))
+
+families: $(VENV)/.installed-dev  ## Train one step on every causal type of transformers and write the table (two minutes)
+	@$(TEST_ENV) PYTHONPATH=tests $(BIN)/python scripts/walk_families.py
 
 large: $(VENV)/.installed  ## Train on a 2 GB file within its memory bar, stop it and resume it
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/large_data.py

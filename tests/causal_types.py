@@ -1,6 +1,6 @@
-"""Tiny random models of every type that transformers lists as a causal language model, as it saves them itself.
+"""Tiny random models of every type that transformers lists as a causal language model, as it saves them.
 
-Sizes are set by name in the configuration and in those inside it; what a type needs beyond that is in _OPTIONS.
+Sizes are set by name in the configuration and in those inside it; _OPTIONS has what a type needs beyond that.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from families import END, PAD, write_tokenizer
+from families import write_tokenizer
 
 _SIZES: Mapping[int, str] = {
     1: "num_nextn_predict_layers num_mtp_layers moe_layer_start_index num_codebooks_per_step",
     2: "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_encoder_layers "
-    "num_decoder_layers num_blocks num_key_value_heads num_kv_heads num_experts_per_tok num_experts_per_token "
-    "moe_k moe_topk top_k_experts linear_num_key_heads depth num_global_layers",
+    "num_decoder_layers num_blocks num_key_value_heads num_kv_heads num_experts_per_tok "
+    "num_experts_per_token moe_k moe_topk top_k_experts linear_num_key_heads depth num_global_layers",
     4: "num_attention_heads n_head n_heads encoder_attention_heads decoder_attention_heads attention_heads "
     "num_heads num_experts num_local_experts n_routed_experts moe_num_experts linear_num_value_heads "
     "index_n_heads mamba_num_heads mamba_n_groups n_groups num_global_key_value_heads",
@@ -26,10 +26,10 @@ _SIZES: Mapping[int, str] = {
     "mamba_head_dim mamba_d_head hidden_size_per_layer_input num_mel_bins",
     32: "image_size",
     64: "hidden_size n_embd d_model dim emb_dim embedding_size input_embedding_size output_embedding_size "
-    "embedding_dim word_embed_proj_dim lru_width attention_hidden_size ple_embed_dim projection_dim out_hidden_size "
-    "shape_embed_dim pronunciation_embed_dim output_dim proj_hidden_size",
-    96: "intermediate_size n_inner ffn_dim ffn_hidden_size encoder_ffn_dim decoder_ffn_dim dff dim_ff d_inner "
-    "block_ff_dim feed_forward_size moe_intermediate_size shared_expert_intermediate_size "
+    "embedding_dim word_embed_proj_dim lru_width attention_hidden_size ple_embed_dim projection_dim "
+    "out_hidden_size shape_embed_dim pronunciation_embed_dim output_dim proj_hidden_size",
+    96: "intermediate_size n_inner ffn_dim ffn_hidden_size encoder_ffn_dim decoder_ffn_dim dff dim_ff "
+    "d_inner block_ff_dim feed_forward_size moe_intermediate_size shared_expert_intermediate_size "
     "shared_experts_intermediate_size moe_shared_expert_intermediate_size shared_intermediate_size "
     "expert_ffn_hidden_size dense_intermediate_size",
     384: "vocab_size vocab_size_per_layer_input shape_vocab_size pronunciation_vocab_size",
@@ -84,6 +84,12 @@ _TINY_TEXT = {
 
 # What a type needs beyond sizes; under the name of a configuration inside it, what that one needs.
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "axk1": {"n_group": 1, "topk_group": 1},
+    "dbrx": {
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
+        "ffn_config": {"moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "bamba": {**_MAMBA2, "attn_layer_indices": [1]},
     "blt": {
         "encoder_hash_byte_group_vocab": 64,
@@ -96,7 +102,14 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         **_SLIDING_FIRST,
     },
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
-    "dots3_note": {"text_config": {"num_key_value_heads": 4, "mlp_layer_types": ["dense", "sparse"]}},
+    "dots3_note": {
+        "text_config": {"num_key_value_heads": 4, "mlp_layer_types": ["dense", "sparse"]},
+        "vision_config": {
+            "mlp_layer_types": ["dense", "dense"],
+            "adapter_in_dim": 64,
+            "adapter_input_size": 64,
+        },
+    },
     "dots3_note_text": {"num_key_value_heads": 4, "mlp_layer_types": ["dense", "sparse"]},
     "falcon_h1": {**_MAMBA2, "mamba_d_ssm": 128},
     "fuyu": {"text_config": {**_TINY_TEXT, "model_type": "persimmon"}},
@@ -126,7 +139,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "kimi_linear": {**_FULL_LAST, "linear_num_heads": 4},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "longcat_flash": {"num_layers": 2, "zero_expert_num": 2},
+    "longcat_flash": {"num_layers": 2, "zero_expert_num": 2, "head_dim": 8},
     "mamba2": {"num_heads": 8, "n_groups": 1},
     "moss_transcribe_diarize": {"text_config": {**_TINY_TEXT, "model_type": "qwen3"}},
     "nemotron_h": {
@@ -150,7 +163,13 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "num_buckets": 4,
     },
     "roformer": {"max_position_embeddings": 512},
-    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "mamba_dt_rank": 8},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "mamba_dt_rank": 8,
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+    },
     "zamba2": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 8},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }

@@ -92,6 +92,7 @@ def build_arch(config: Mapping[str, Any], shapes: Shapes, where: str) -> Arch:
     """Facts of the model with this config.json and these weights. Raises ModelError, naming `where`."""
     settings = text_settings(config)
     sizes = {size: _size(settings, names) for size, names in _NAMES.items()}
+    sizes["layers"] = sizes["layers"] or len(settings.get("layers_block_type") or ()) or None
     layers, hidden = _needed(sizes, "layers", where), _needed(sizes, "hidden_size", where)
     # State-space models have none: one as wide as the model.
     heads = sizes["heads"] or 1
