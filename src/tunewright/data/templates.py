@@ -20,6 +20,7 @@ import jinja2
 from tokenizers import Tokenizer
 
 from tunewright.data.control_tokens import ControlTokens
+from tunewright.data.foreign import foreign
 from tunewright.data.special_tokens import find_turn_end, match_any, shared_length, special_tokens
 from tunewright.data.template_fields import parse_field, template_message
 from tunewright.errors import DataError, ModelError
@@ -62,7 +63,8 @@ def load_tokenizer(folder: Path, chat_template: Path | None) -> ChatTokenizer:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns that the class differs from tokenizer_config, which is intended
     try:
-        hugging = cast(Any, PreTrainedTokenizerFast).from_pretrained(str(folder), local_files_only=True)
+        with foreign():
+            hugging = cast(Any, PreTrainedTokenizerFast).from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the Rust tokenizer raises bare Exception
         raise ModelError(
             f"the tokenizer cannot be read: {error}", where=str(folder), code="model.bad-tokenizer"
@@ -176,12 +178,14 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids of `text` as it stands (no tokens added) and the character at which each starts."""
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        with foreign(text):
+            encoding = self.backend.encode(text, add_special_tokens=False)
         return encoding.ids, [start for start, _ in encoding.offsets]
 
     def encode_rendered(self, text: str) -> tuple[list[int], list[int]]:
         """As `encode`, for a text of `render`: control tokens that content spells become plain text."""
-        return self.encode(text) if self._is_parsing else self.control.encode(text)
+        with foreign(text):
+            return self.encode(text) if self._is_parsing else self.control.encode(text)
 
     def encode_prompt(
         self,
@@ -245,16 +249,17 @@ class ChatTokenizer:
         generation_prompt: bool,
     ) -> str:
         more = cast(dict[str, Any], variables[0])
-        return str(
-            self._hugging.apply_chat_template(
-                messages,
-                tools=tools or None,
-                chat_template=self._render_template,
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
-                **more,
+        with foreign(messages):
+            return str(
+                self._hugging.apply_chat_template(
+                    messages,
+                    tools=tools or None,
+                    chat_template=self._render_template,
+                    add_generation_prompt=generation_prompt,
+                    tokenize=False,
+                    **more,
+                )
             )
-        )
 
     def _wants_mapping_arguments(self) -> bool:
         """False for templates that paste the arguments of a call as text (DeepSeek) and fail on a mapping."""

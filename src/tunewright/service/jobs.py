@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
+
+Phase = Literal["validate", "train"]
+"""The work of one attempt."""
 
 
 class Status(StrEnum):
@@ -35,6 +39,12 @@ TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 CLAIMABLE = (Status.VALIDATING, Status.QUEUED)
 HELD = (Status.RUNNING, Status.PAUSING)
 """Only a worker with a lease may leave a job in one of these."""
+
+
+def phase_of(status: Status) -> Phase:
+    """The work that a job with this status waits for, or is in."""
+    return "validate" if status is Status.VALIDATING else "train"
+
 
 # STOPPED: the attempt ended without a result, and another one can go on from where it was.
 TRANSITIONS: dict[tuple[Status, Action], Status] = {

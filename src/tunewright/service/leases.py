@@ -9,7 +9,7 @@ from tunewright.service.db.artifacts import find_stored_model, newest_state
 from tunewright.service.db.database import Connection
 from tunewright.service.db.files import find_stored_file
 from tunewright.service.extra_config import with_extra
-from tunewright.service.jobs import Status
+from tunewright.service.jobs import Status, phase_of
 from tunewright.service.records import ArtifactRecord, JobRecord
 from tunewright.service.run_settings import data_settings, run_settings
 from tunewright.service.schemas.hyperparameters import Hyperparameters
@@ -25,7 +25,7 @@ def build_lease(service: Service, connection: Connection, job: JobRecord) -> Lea
     return Lease(
         job=job.id,
         attempt=job.attempt,
-        phase="validate" if job.status is Status.VALIDATING else "train",
+        phase=phase_of(job.status),
         lease_seconds=service.settings.lease_seconds,
         settings=_settings(service, job),
         training=_input(connection, job.training_file),

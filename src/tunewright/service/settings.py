@@ -43,7 +43,7 @@ class Limits:
     project_jobs: int = 1_000
     """Jobs of a project that are not over."""
     project_running: int = 0
-    """Jobs of a project that workers hold at once; others wait."""
+    """Jobs of a project that workers train at once; others wait."""
     project_files: int = 10_000
     """Files of a project."""
     project_bytes: int = 100 * 1024 * MEBIBYTE

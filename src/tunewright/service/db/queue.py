@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Subquery, and_, func, insert, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Subquery,
+    and_,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from tunewright.service.db.database import clock, hold_name, steady_clock
 from tunewright.service.db.rows import to_job
 from tunewright.service.db.tables import attempts, jobs, workers
-from tunewright.service.jobs import CLAIMABLE, HELD, Status
+from tunewright.service.jobs import CLAIMABLE, HELD, Phase, Status, phase_of
 from tunewright.service.records import JobRecord, Machine
 
 _CLAIM = "c1a15a9e6b3d4f07"
@@ -29,12 +41,14 @@ def claim_job(
     most_per_project: int = 0,
     machine: Machine = ANY_MACHINE,
     bases: Collection[str] | None = None,
+    phase: Phase | None = None,
 ) -> JobRecord | None:
     """Give the next waiting job to a worker, under a new token; None when nothing waits that it can do.
 
     Order: priority, then the project with the fewest held jobs, then age. Running jobs keep their status
-    until the caller writes the next one in the same transaction. most_per_project: held jobs after which a
-    project's others wait; 0 for no limit. bases: jobs on any other base model wait; None takes all.
+    until the caller writes the next one in the same transaction. most_per_project: jobs in training after
+    which a project's others wait; 0 for no limit. bases: jobs on any other base model wait; None takes all.
+    phase: jobs that have another one to do wait.
     """
     if most_per_project:
         # Two claims at once would both see room for one more.
@@ -42,13 +56,14 @@ def claim_job(
     now = steady_clock(connection)
     held = _held_jobs()
     waits = [
-        jobs.c.status.in_([str(status) for status in CLAIMABLE]),
+        jobs.c.status.in_([str(status) for status in CLAIMABLE if phase in (None, phase_of(status))]),
         jobs.c.lease_worker.is_(None),
         jobs.c.not_before <= now,
         _can_do(machine),
     ]
     if most_per_project:
-        waits.append(func.coalesce(held.c.jobs, 0) < most_per_project)
+        is_check = jobs.c.status == str(Status.VALIDATING)
+        waits.append(or_(is_check, func.coalesce(held.c.trained, 0) < most_per_project))
     if bases is not None:
         waits.append(jobs.c.request["base"].as_string().in_(sorted(bases)))
     chosen = (
@@ -70,13 +85,12 @@ def claim_job(
     if found is None:
         return None
     job = to_job(found)
-    phase = "validate" if job.status is Status.VALIDATING else "train"
     connection.execute(
         insert(attempts).values(
             job_id=job.id,
             number=job.attempt,
             worker=worker,
-            phase=phase,
+            phase=phase_of(job.status),
             started_at=clock(connection),
         )
     )
@@ -87,8 +101,9 @@ def _held_jobs() -> Subquery:
     """How many jobs of each project are held. Counted once, not for each waiting job: with a thousand of them
     that would take a second."""
     others = jobs.alias("others")
+    is_trained = case((others.c.status != str(Status.VALIDATING), 1))
     return (
-        select(others.c.project, func.count().label("jobs"))
+        select(others.c.project, func.count().label("jobs"), func.count(is_trained).label("trained"))
         .where(others.c.lease_worker.is_not(None))
         .group_by(others.c.project)
         .subquery("held")

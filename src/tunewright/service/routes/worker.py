@@ -69,6 +69,7 @@ def claim(body: Claim, service: ServiceArg, models: ModelServerArg) -> Lease | R
             Machine(told.places),
             # Of a base that this server does not offer any more, nothing could be told to a worker.
             service.settings.models.keys(),
+            body.phase,
         )
         if job is None:
             # Seldom enough for many workers, often enough to take a lost job over soon after its lease.

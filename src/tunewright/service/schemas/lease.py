@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tunewright.service.jobs import Phase
 from tunewright.service.records import ArtifactKind
 
 PROTOCOL = 1
 ATTEMPT_HEADER = "x-attempt"
-Phase = Literal["validate", "train"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FilePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,7}$")]
 """A path inside a folder: no component starts with a dot, so that none can lead out of it."""
@@ -41,12 +41,13 @@ class Capabilities(BaseModel):
 
 
 class Claim(_Strict):
-    """A worker asks for work."""
+    """A worker asks for work. phase: for work of this kind only; None takes any."""
 
     protocol: Literal[1] = PROTOCOL
     worker: Annotated[str, Field(pattern=r"^worker_[A-Za-z0-9]{1,57}$")]
     name: Annotated[str, Field(max_length=128)]
     capabilities: Capabilities = Capabilities()
+    phase: Phase | None = None
 
 
 class StoredFileModel(_Strict):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from tunewright.data.foreign import NO_MEMORY, VARIABLE, costly
 from tunewright.errors import ExitCode
 from tunewright.service.faults import BAD_FILE
 from tunewright.service.schemas.lease import Finish, Lease
@@ -20,6 +22,11 @@ MEMORY_BYTES = 16 * 2**30
 FIRST_SECONDS, BYTES_PER_SECOND, MOST_SECONDS = 300.0, 100_000, 1800.0
 """How long a file may take: a small one that unpacks to gigabytes does not hold up a worker for long."""
 POLL_SECONDS = 0.1
+ENDED_BY_MODEL = {
+    NO_MEMORY,
+    *(128 + number for number in (signal.SIGPROF, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)),
+}
+"""How a check ends in foreign code: too much computing, or no memory for code that is not Python."""
 PROBLEMS_TOLD = 10
 _ERROR = re.compile(r"^error\[([a-z0-9.-]+)\]: (.*)", re.DOTALL | re.MULTILINE)
 
@@ -39,6 +46,7 @@ def check_files(lease: Lease, folder: Path, keeper: LeaseKeeper, stopping: Calla
             folder=folder,
             lease_seconds=lease.lease_seconds,
             limits=limits,
+            environment={VARIABLE: "1"},
         )
         code = _wait(child, keeper, stopping)
         if code is None:
@@ -48,6 +56,11 @@ def check_files(lease: Lease, folder: Path, keeper: LeaseKeeper, stopping: Calla
             # Another attempt would take as long.
             over = ExitCode.DATA_ERROR
             return Finish(outcome="failed", exit_code=over, code=BAD_FILE, message=message, param=param)
+        if code in ENDED_BY_MODEL:
+            error = costly()
+            over = ExitCode.USER_ERROR
+            message = f"{error.what}; the model of the job is at fault, not the file"
+            return Finish(outcome="failed", exit_code=over, code=error.code, message=message, param="model")
         report = _read_report(folder)
         fault = _fault(code, report, folder, param)
         if fault is not None:

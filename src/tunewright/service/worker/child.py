@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ class LeashedChild:
         folder: Path,
         lease_seconds: float,
         limits: ChildLimits = ChildLimits(),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         seconds = lease_seconds * LEASE_SHARE
         leash = [f"{seconds:.3f}", f"{GRACE_SECONDS}", f"{limits.wall_seconds}", str(limits.memory_bytes)]
@@ -43,7 +44,7 @@ class LeashedChild:
             self._process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=environment_of_child(NO_COLOR="1", PYTHONUNBUFFERED="1"),
+                env=environment_of_child(NO_COLOR="1", PYTHONUNBUFFERED="1", **(environment or {})),
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,

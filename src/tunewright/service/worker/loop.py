@@ -1,4 +1,5 @@
-"""The worker: claim a job, work on it, again. It speaks HTTP with the server and loads no engine."""
+"""The worker: claim a job, work on it, again, with a slot for training and one for checking files. It speaks
+HTTP with the server and loads no engine."""
 
 from __future__ import annotations
 
@@ -52,11 +53,35 @@ def run_worker(settings: WorkerSettings) -> None:
     settings.folder.mkdir(parents=True, exist_ok=True)
     _forget_old_folders(settings.folder)
     claim = Claim(worker=new_id(WORKER), name=settings.name, capabilities=find_capabilities())
-    client = ServerClient(settings.server, settings.key)
-    try:
-        _claim_until_stopped(client, claim, settings.folder, stop)
-    finally:
-        client.close()
+    checks = _Slot(settings, claim.model_copy(update={"phase": "validate"}), stop)
+    trains = _Slot(settings, claim.model_copy(update={"phase": "train"}), stop)
+    checks.start()
+    trains.run()
+    checks.join()
+    for slot in (trains, checks):
+        if slot.error is not None:
+            raise slot.error
+
+
+class _Slot(threading.Thread):
+    """Room for one job of a phase: a file is checked while another job trains. An error ends the worker."""
+
+    def __init__(self, settings: WorkerSettings, claim: Claim, stop: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.error: Exception | None = None
+        self._settings, self._claim, self._stop_event = settings, claim, stop
+
+    def run(self) -> None:
+        """Claim and work until the worker is asked to stop."""
+        client = ServerClient(self._settings.server, self._settings.key)
+        try:
+            _claim_until_stopped(client, self._claim, self._settings.folder, self._stop_event)
+        except (ServiceError, OSError) as error:
+            self.error = error
+        finally:
+            # The other slot saves and gives its job back.
+            self._stop_event.set()
+            client.close()
 
 
 def _claim_until_stopped(client: ServerClient, claim: Claim, folder: Path, stop: threading.Event) -> None:
