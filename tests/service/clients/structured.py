@@ -7,6 +7,7 @@ its own (`make clients`) and prints a line for each way that worked; any other e
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -97,7 +98,8 @@ def pydantic_ai() -> None:
 def llm() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base, key = os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"]
-        told = f"- model_id: tiny\n  model_name: {MODEL}\n  api_base: {base}\n  supports_schema: true\n"
+        known = {"model_id": "tiny", "model_name": MODEL, "api_base": base, "api_key_name": "tiny"}
+        told = json.dumps([{**known, "supports_schema": True}])
         Path(folder, "extra-openai-models.yaml").write_text(told, encoding="utf-8")
         command = [sys.executable, "-m", "llm", "-m", "tiny", "--no-stream", "--key", key]
         for more in ([], ["-o", "temperature", "0"]):
