@@ -10,10 +10,19 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from tunewright.service.db.database import Database
 from tunewright.service.db.jobs import add_job, find_job
-from tunewright.service.db.queue import claim_job, end_attempt, hold_job, lock_expired, renew_lease
+from tunewright.service.db.queue import (
+    claim_job,
+    end_attempt,
+    hold_job,
+    lock_expired,
+    note_worker,
+    renew_lease,
+)
+from tunewright.service.db.tables import workers
 from tunewright.service.records import JobRecord, Machine
 
 LONG = 600.0
@@ -106,6 +115,18 @@ def test_a_renewed_lease_does_not_expire(database: Database) -> None:
         assert lock_expired(connection) == []
         assert hold_job(connection, job.id, job.attempt) is not None
         assert hold_job(connection, job.id, job.attempt + 1) is None
+
+
+def test_a_worker_that_trains_is_there(database: Database) -> None:
+    with database.write() as connection:
+        note_worker(connection, "w", "busy", {})
+        connection.execute(update(workers).values(seen_at=1.0))
+    put(database)
+    job = claimed(database)
+    with database.write() as connection:
+        renew_lease(connection, job, LONG)
+        [seen] = connection.execute(select(workers.c.seen_at)).scalars()
+    assert abs(seen - time.time()) < LONG
 
 
 def test_a_job_that_claims_to_run_for_nobody_is_found(database: Database) -> None:

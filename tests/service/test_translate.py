@@ -17,6 +17,9 @@ from tunewright.service.schemas.lease import Report
 from tunewright.service.wording import metrics_message
 from tunewright.service.worker.tail import EventTail
 from tunewright.service.worker.translate import Translator
+from tunewright.train.guard import Guard
+from tunewright.train.progress import Progress
+from tunewright.types import LossSums, StepStats
 
 TIME = "2026-01-01T00:00:00+00:00"
 
@@ -165,3 +168,21 @@ def test_result_files_are_whole_csv() -> None:
         b"step,loss,token_accuracy,valid_loss,odd\n1,0.5,0.25,,\n2,0.25,,1.0,\n"
     )
     assert b"".join(result_csv([])).count(b"\n") == 1
+
+
+@pytest.mark.parametrize(("count", "counts"), [(1, []), (2, [2]), (10, [10]), (250, [10, 100, 250])])
+def test_steps_that_jump_do_not_bury_the_other_events(count: int, counts: list[int]) -> None:
+    """The warning is the guard's own, so that another wording there is noticed."""
+    guard = Guard("warn")
+    for number in range(1, 41):
+        guard.check(Progress(step=number), StepStats(LossSums(1.0, 1.0, 1, 0), 1.0, False, False))
+    warning = guard.check(Progress(step=41), StepStats(LossSums(9.0, 1.0, 1, 0), 1.0, False, False))
+    assert warning
+    jumps = [event("warning", number, message=warning) for number in range(41, 41 + count)]
+    end = event("run_finished", 40 + count, outcome="completed")
+    report = Translator(0).report([START, *jumps, end])
+    assert messages(report) == [
+        warning,
+        *(f"{number} steps jumped up to step {40 + number}" for number in counts),
+    ]
+    assert len({told.fact for told in report.events}) == len(report.events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import ipaddress
 import logging
 import os
@@ -108,9 +109,14 @@ def _tell_missing_bases(service: Service) -> None:
 
 
 def _worker_command(service: Service, url: str) -> WorkerCommand:
-    name = f"{LOCAL_WORKER} of {socket.gethostname()}:{service.settings.home}"[:128]
+    home = str(service.settings.home)
+    # Of this home only: other servers of the database have local workers too.
+    number = hashlib.sha256(home.encode()).hexdigest()[:8]
+    name = f"{LOCAL_WORKER} {number} of {socket.gethostname()}"[:128]
+    earlier = f"{LOCAL_WORKER} of {socket.gethostname()}:{home}"[:128]
     with service.database.write() as connection:
-        revoke_named(connection, name)
+        for each in (name, earlier):
+            revoke_named(connection, each)
         key = create_key(connection, service.pepper, name=name, project=DEFAULT_PROJECT, scopes=("worker",))
     settings = service.settings
     return WorkerCommand(url, key.secret, settings.home / "work", settings.log_format)

@@ -3,6 +3,7 @@ the words and codes of the program."""
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -69,8 +70,65 @@ def test_the_messages_on_the_page_are_those_of_the_sources() -> None:
     )
     for message, _, _ in MESSAGES:
         parts = re.split(r"\b(?:ID|N|X|NAME|REASON)\b", message)
-        longest = max(parts, key=len).strip(" :/=,")
+        longest = max(parts, key=len).strip(" …:/=,")
         assert longest in sources, message
+
+
+PLACES = re.compile(r"\b(?:ID|N|X|NAME|REASON)\b")
+
+
+def test_every_message_of_the_sources_is_on_the_page() -> None:
+    """Each text of an event: literals, those of tables, and variables that are assigned nearby."""
+    known = {PLACES.sub("*", message) for message, _, _ in MESSAGES}
+    found = event_texts()
+    assert len(found) > 15
+    assert [text for text in found if not any(text.strip(" ") in message for message in known)] == []
+
+
+def event_texts() -> set[str]:
+    """Texts of the service's sources that become messages of events, `*` for what is filled in."""
+    found: set[str] = set()
+    for path in (ROOT / "src/tunewright/service").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("_TOLD", "_MESSAGES"):
+                found |= literals(node.value)
+            if isinstance(node, ast.FunctionDef):
+                found |= texts_of_calls(node)
+    return found
+
+
+def texts_of_calls(function: ast.FunctionDef) -> set[str]:
+    """Texts that a function gives to events, also by way of its variables."""
+    calls = [
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("NewEvent", "EventModel", "self._warn")
+    ]
+    given = [value for call in calls for value in (*call.args, *(word.value for word in call.keywords))]
+    names = {value.id for value in given if isinstance(value, ast.Name)}
+    found = {text for value in given for text in literals(value)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if ast.unparse(target).partition("[")[0] in names | ({"created"} if calls else set()):
+                found |= literals(node.value)
+    return found
+
+
+def literals(node: ast.AST) -> set[str]:
+    """Texts of several words, those with places to fill in as a whole."""
+    if isinstance(node, ast.JoinedStr | ast.Constant):
+        text = as_text(node)
+        return {text} if " " in text else set()
+    return {text for child in ast.iter_child_nodes(node) for text in literals(child)}
+
+
+def as_text(node: ast.AST) -> str:
+    """A literal as the table has it; empty for what is none."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
+    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+    return re.sub(r"\{\w*\}", "*", text)
 
 
 def test_recorded_events_are_on_the_page() -> None:

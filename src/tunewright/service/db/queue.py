@@ -129,10 +129,12 @@ def hold_job(connection: Connection, job_id: str, attempt: int) -> JobRecord | N
 
 
 def renew_lease(connection: Connection, job: JobRecord, lease_seconds: float) -> None:
-    """Let the lease of a held job run on from now."""
+    """Let the lease of a held job run on from now; its worker was seen by that."""
     connection.execute(
         update(jobs).where(jobs.c.id == job.id).values(lease_expires=steady_clock(connection) + lease_seconds)
     )
+    seen = update(workers).where(workers.c.id == job.lease_worker)
+    connection.execute(seen.values(seen_at=clock(connection)))
 
 
 def shorten_leases(connection: Connection, lease_seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,8 @@ from tunewright.service.schemas.lease import EventModel, Report
 from tunewright.service.wording import metrics_data, metrics_message
 from tunewright.trackers.protocol import EVALUATION_METRICS, STEP_METRICS
 
+JUMPED = re.compile(r"step \d+ jumped: ")
+"""How train.guard begins its warning."""
 FIGURES = (*STEP_METRICS, *EVALUATION_METRICS)
 
 
@@ -26,6 +29,8 @@ class Translator:
     step: int = 0
     _figures: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
     _held: Mapping[str, Any] | None = None
+    _jumps: int = 0
+    _jumps_told: int = 0
 
     def report(self, events: Sequence[Mapping[str, Any]]) -> Report:
         """What these events, in the order of the log, add to the job."""
@@ -38,12 +43,7 @@ class Translator:
             elif kind == "resumed":
                 # A run that was saved at its end has no step left to tell.
                 self.step = max(self.step, step)
-            # Saves are told late, so only another step or the end says that no evaluation follows.
-            if self._held is not None and (
-                kind == "run_finished" or (kind == "step" and step != self._held["step"])
-            ):
-                told.append(self._metrics_event(self._held))
-                self._held = None
+            told += self._overdue(kind, event)
             if kind in ("step", "evaluation"):
                 found = {name: event[name] for name in FIGURES if name in event}
                 # A step that is trained again starts anew; its evaluation adds to it.
@@ -56,6 +56,8 @@ class Translator:
                     self._held = event
                 else:
                     told.append(self._metrics_event(event))
+            elif kind == "warning" and JUMPED.match(event["message"]):
+                told += self._jump(event)
             elif kind == "evaluation" and self._held is not None:
                 told.append(self._metrics_event(self._held))
                 self._held = None
@@ -75,6 +77,37 @@ class Translator:
             type="metrics",
             data=metrics_data(step, self.total_steps, figures),
             fact=f"step:{step}",
+            created_at=_seconds(event["time"]),
+        )
+
+    def _overdue(self, kind: str, event: Mapping[str, Any]) -> list[EventModel]:
+        """What waited for its end, which this event shows."""
+        told: list[EventModel] = []
+        # Saves are told late, so only another step or the end says that no evaluation follows.
+        if self._held is not None and (
+            kind == "run_finished" or (kind == "step" and event["step"] != self._held["step"])
+        ):
+            told.append(self._metrics_event(self._held))
+            self._held = None
+        if kind == "run_finished" and self._jumps > self._jumps_told:
+            told.append(self._jumps_event(event))
+        return told
+
+    def _jump(self, event: Mapping[str, Any]) -> list[EventModel]:
+        """The first step that jumped as it is, and how many there were at 10, 100, 1000, …: rows that differ
+        much let hundreds jump, which would bury everything else."""
+        self._jumps += 1
+        if self._jumps == 1:
+            self._jumps_told = 1
+            return [self._message(event)]
+        return [self._jumps_event(event)] if str(self._jumps).strip("0") == "1" else []
+
+    def _jumps_event(self, event: Mapping[str, Any]) -> EventModel:
+        self._jumps_told = self._jumps
+        return EventModel(
+            message=f"{self._jumps} steps jumped up to step {event['step']}",
+            level="warn",
+            fact=f"jumped:{event['step']}:{self._jumps}",
             created_at=_seconds(event["time"]),
         )
 
