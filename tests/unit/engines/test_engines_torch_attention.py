@@ -2,14 +2,17 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
 from families import make_family
+from real_model_folder import REAL_MODEL, needs_real_model
 from tunewright.engines.torch import (
     attention,
     attention_call,
@@ -171,7 +174,7 @@ def test_a_single_logit_that_rounds_elsewhere_is_no_fault():
 def test_logits_that_are_no_numbers_are_a_fault(number):
     right = [torch.ones(2, 3)] * 6
     wrong = [logits / 0 * 0 if at == number else logits for at, logits in enumerate(right)]
-    assert "differ" in attention_check.compare(right, wrong, wrong, 5e-2)
+    assert "differ" in attention_check.compare(right, wrong, wrong, tolerance=5e-2, leak_tolerance=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_check_sees_a_leak(at: int, fault: str | None):
     packed = [torch.ones(2, 3)] * 6
     moved = [*packed]
     moved[at] = packed[at] + 0.01
-    found = attention_check.compare(packed, packed, moved, 1e-2)
+    found = attention_check.compare(packed, packed, moved, tolerance=1e-2, leak_tolerance=1e-3)
     assert found is None if fault is None else fault in found
 
 
@@ -191,6 +194,25 @@ def test_check_reports_what_the_model_asks_for(mistral, monkeypatch):
 
     monkeypatch.setattr(attention_call, "_check_supported", refuse)
     assert AttentionCheck(mistral, "fp32").fault(ATTENTION_NAME) == "the model asks for sinks"
+
+
+@needs_real_model
+def test_a_trained_model_in_bf16_keeps_packed_rows_on_random_tokens_and_on_text():
+    """Its own forward moves as far when a document has padding behind it."""
+    model = load_model(REAL_MODEL, dtype=torch.bfloat16, device=torch.device("cpu"))
+    tokenizer = Tokenizer.from_file(str(REAL_MODEL / "tokenizer.json"))
+    text = (
+        "Once upon a time a stranger came to a village in the mountains and asked for water and bread. " * 3
+    )
+    rows = [np.array(tokenizer.encode(text[at:]).ids, dtype=np.int32) for at in (0, 31, 52)]
+    for sample in ((), rows):
+        check = AttentionCheck(model, "bf16", sample)
+        assert check.fault(ATTENTION_NAME) is None
+        assert 0.05 <= check._tolerance <= 0.15
+    real = attention._attend
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_attend", lambda q, k, v, rule: real(q, k, v, Rule(q.shape[-1] ** -0.4)))
+        assert "differ" in check.fault(ATTENTION_NAME)
 
 
 class _NoBackward(torch.autograd.Function):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,11 @@ from tunewright.types import RowLayout
 _LENGTHS = ((5, 2 * NARROW + 9, 1), (7, 7, 12))
 _PADDING = 3
 # Largest difference of a document's logits, in the L2 norm. bf16 holds 8 bits and the two paths round
-# elsewhere: 0.01 to 0.04 were measured on right ones of 2 to 24 layers, where a single logit was off by more.
+# elsewhere: 0.01 to 0.04 were measured on right ones of 2 to 30 layers, where a single logit was off by more.
 _TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+# A deeper model rounds further, as its own forward shows when nothing but shapes changes: so many times that
+# is allowed, and so many times the tolerance at most. On SmolLM2-135M in bf16 it is 0.03, as far as ours.
+_OWN_NOISE, _MOST = 2.0, 3.0
 
 Rows = tuple[tuple[int, ...], ...]
 """Lengths of the documents of each row."""
@@ -66,6 +70,21 @@ class AttentionCheck:
                     hint="use another model",
                     code="engine.attention-mismatch",
                 ) from error
+        self._tolerance = self._allow()
+
+    def _allow(self) -> float:
+        """Largest difference in the norm: more where the model's own eager forward moves when padding follows
+        each document."""
+        base = _TOLERANCE[self._precision]
+        with self._prepared():
+            try:
+                padded = self._logits(self._documents, "padded")
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                return base
+        noise = max(difference(own, ours) for own, ours in zip(self._alone, padded, strict=True))
+        return min(_MOST * base, max(base, _OWN_NOISE * noise)) if isfinite(noise) else base
 
     def fault(self, name: str, layout: RowLayout = "packed") -> str | None:
         """What is wrong with the attention `name` over rows of this layout; None when nothing is.
@@ -89,7 +108,8 @@ class AttentionCheck:
                 if is_out_of_memory(error):
                     raise
                 return _first_line(error)
-        return compare(self._alone, logits, moved, _TOLERANCE[self._precision])
+        leak = _TOLERANCE[self._precision] / 10
+        return compare(self._alone, logits, moved, tolerance=self._tolerance, leak_tolerance=leak)
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:
@@ -142,21 +162,27 @@ class AttentionCheck:
         return tokens_BT.to(self._model.device), named
 
 
+def difference(own: torch.Tensor, ours: torch.Tensor) -> float:
+    """Of logits, in the L2 norm, over the norm of `own`."""
+    return float((own - ours).norm() / own.norm())
+
+
 def compare(
-    alone: list[torch.Tensor], logits: list[torch.Tensor], moved: list[torch.Tensor], tolerance: float
-) -> str | None:
+    alone: list[torch.Tensor], logits: list[torch.Tensor], moved: list[torch.Tensor], *, tolerance: float,
+    leak_tolerance: float,
+) -> str | None:  # fmt: skip
     """What differs, of documents in order; `moved` is after _move_some()."""
     # Not max(): it would pass over NaN.
     for own, ours in zip(alone, logits, strict=True):
-        wrong = float((own - ours).norm() / own.norm())
+        wrong = difference(own, ours)
         if not wrong <= tolerance:
             return f"logits differ by {wrong:.1e} of their norm from those of single documents"
     size = max(float(own.abs().max()) for own in alone)
     within = _largest_move(logits[1][:-1], moved[1][:-1]) / size
     leak = max(_largest_move(logits[at], moved[at]) / size for at in _UNMOVED)
-    if not leak <= tolerance / 10:
+    if not leak <= leak_tolerance:
         return f"one document moves another's logits by {leak:.1e} of the largest"
-    if not within <= tolerance / 10:
+    if not within <= leak_tolerance:
         return f"a token moves the logits before it by {within:.1e} of the largest"
     return None
 
