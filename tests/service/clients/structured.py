@@ -102,10 +102,13 @@ def llm() -> None:
         told = json.dumps([{**known, "supports_schema": True}])
         Path(folder, "extra-openai-models.yaml").write_text(told, encoding="utf-8")
         command = [sys.executable, "-m", "llm", "-m", "tiny", "--no-stream", "--key", key]
-        for more in ([], ["-o", "temperature", "0"]):
+        environment = {**os.environ, "LLM_USER_PATH": folder}
+        for temperature in ("0", "1"):
+            # Its texts and numbers have no bounds, and this model does not end them by itself.
+            options = ["-o", "temperature", temperature, "-o", "max_tokens", "200"]
             done = subprocess.run(
-                [*command, *more, "--schema", "day int, month", QUESTION],
-                capture_output=True, text=True, check=True, env={**os.environ, "LLM_USER_PATH": folder},
+                [*command, *options, "--schema", "day int, month", QUESTION],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, env=environment,
             )  # fmt: skip
             _worked("llm --schema", _Short.model_validate_json(done.stdout), _Short)
 
