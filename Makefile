@@ -11,8 +11,12 @@ KILL_MINUTES ?= 5
 FAULTS ?= 1000
 EXAMPLES ?= 300
 SERVER ?= http://127.0.0.1:8200
+HOME_FOLDER ?=
 OPTIONS ?=
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SHELL := /bin/bash -o pipefail
+PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt
+# A line for each package that is fetched, and one for the long silence in which all are unpacked.
+PROGRESS := sed -u -nE 's/^ *(Downloading|Using cached) ([^ ]+\/)?([^ ]+\.whl)/  \1 \3/p; s/^Installing collected packages.*/  unpacking (a minute or more without a line)/p; s/^(ERROR.*)/\1/p'
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
@@ -28,18 +32,18 @@ $(VENV)/.pip:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.pip pyproject.toml constraints.txt
-	@echo "installing tunewright[local] into $(VENV) (about a minute)"
-	@$(PIP) -e '.[local]'
+	@echo "installing tunewright[local] into $(VENV): about 1.5 GB, a minute to ten by the network and the disk"
+	@$(PIP) -e '.[local]' | $(PROGRESS)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the development tools into $(VENV)"
-	@$(PIP) --group dev
+	@$(PIP) --group dev | $(PROGRESS)
 	@touch $@
 
 $(VENV)/.installed-mlx: $(VENV)/.installed
 	@echo "installing the MLX engine into $(VENV)"
-	@$(PIP) -e '.[local,mlx]'
+	@$(PIP) -e '.[local,mlx]' | $(PROGRESS)
 	@touch $@
 
 $(VENV)/.installed-real: $(VENV)/.installed-dev
@@ -53,12 +57,11 @@ demo: $(VENV)/.installed$(if $(filter mlx,$(ENGINE)),-mlx)  ## Fine-tune the bun
 	@$(BIN)/tunewright demo --engine $(ENGINE) $(if $(STEPS),--steps $(STEPS))
 
 serve: $(VENV)/.installed  ## Serve OpenAI's fine-tuning API on http://127.0.0.1:8200; OPTIONS go to `tunewright serve`
-	@echo "once it serves, in another terminal: make demo-service"
-	@$(BIN)/tunewright serve $(OPTIONS)
+	@TUNEWRIGHT_NEXT='make demo-service' $(BIN)/tunewright serve $(OPTIONS)
 
 demo-service: $(VENV)/.installed  ## Fine-tune on the server of `make serve` with OpenAI's client, and chat with the result
-	@OPENAI_BASE_URL=$(SERVER)/v1 OPENAI_API_KEY=$$($(BIN)/tunewright key create demo --days 1) \
-		$(BIN)/python examples/service/tune.py
+	@key=$$($(BIN)/tunewright key create demo --days 1 $(if $(HOME_FOLDER),--home '$(HOME_FOLDER)')) && \
+		OPENAI_BASE_URL=$(SERVER)/v1 OPENAI_API_KEY=$$key $(BIN)/python examples/service/tune.py
 
 test: $(VENV)/.installed-dev  ## Run the test suite with coverage
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered -m "not slow and not gpu"

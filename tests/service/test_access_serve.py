@@ -114,6 +114,8 @@ def test_every_request_is_a_line_of_json(secured: tuple[RunningServer, Path]) ->
     assert (line["level"], line["logger"], line["project"]) == ("info", "tunewright.access", "logged")
     assert line["objects"] == {"file_id": "file-one"}
     assert isinstance(line["seconds"], float)
+    # Its worker asks for work all the time; a log of that has no room for anything else.
+    assert not [one for one in logged(folder) if one["message"] == "POST /worker/claim 204"]
     assert lines[wrong.headers["x-request-id"]]["outcome"] == 401
     text = (folder / "serve.log").read_text(encoding="utf-8")
     assert secret not in text

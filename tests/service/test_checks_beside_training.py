@@ -89,6 +89,7 @@ def test_a_broken_file_is_told_while_a_job_trains(trains: tuple[OpenAI, str]) ->
     job = client.fine_tuning.jobs.create(model="builtin:tiny", training_file=bad).id
     failed = wait_for_status(client, job, "failed")
     assert failed.error.code == "invalid_training_file"
+    assert f"({failed.training_file}):" in failed.error.message
     assert client.fine_tuning.jobs.retrieve(running).status == "running"
     good = client.fine_tuning.jobs.create(
         model="builtin:tiny", training_file=upload(client, chat_rows(10)).id

@@ -35,3 +35,15 @@ def test_the_document_says_which_calls_need_a_key(server: RunningServer) -> None
         if call.get("security") == []
     ]
     assert open_calls == ["/health"]
+
+
+def test_the_address_itself_says_what_runs_there(server: RunningServer) -> None:
+    answer = httpx2.get(f"{server.url}/", headers={"host": "<script>.example"})
+    if answer.status_code == 200:
+        assert "<script>" not in answer.text
+    page = httpx2.get(f"{server.url}/")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert f"export OPENAI_BASE_URL={server.url}/v1" in page.text
+    links = re.findall(r'<a href="([^"]+)"', page.text)
+    assert [httpx2.get(f"{server.url}{link}").status_code for link in links] == [200, 200, 200]
+    assert "<script" not in page.text

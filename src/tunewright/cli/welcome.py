@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from tunewright.cli.program import program_path
-from tunewright.cli.service import HOME
+from tunewright.cli.service import HOME, SERVER
 
 
 def welcome(url: str, key: str | None, home: Path, database: str | None = None) -> Iterator[str]:
@@ -20,7 +21,19 @@ def welcome(url: str, key: str | None, home: Path, database: str | None = None) 
     yield "in another terminal, for every program that uses OpenAI's client:"
     yield f"  export OPENAI_BASE_URL={url}/v1"
     yield f"  export OPENAI_API_KEY={key or f'$({_make_key(home, database)})'}"
+    if demo := os.environ.get("TUNEWRIGHT_NEXT"):
+        yield f"or see it work: {_demo(demo, url, home)}"
     yield "Ctrl-C saves running jobs and ends the server; the next start goes on with them"
+
+
+def _demo(command: str, url: str, home: Path) -> str:
+    """The next target of `make serve`, which says its name in TUNEWRIGHT_NEXT."""
+    words = shlex.split(command)
+    if url != SERVER:
+        words.append(f"SERVER={url}")
+    if home.expanduser() != HOME.expanduser():
+        words.append(f"HOME_FOLDER={home.absolute()}")
+    return shlex.join(words)
 
 
 def _make_key(home: Path, database: str | None) -> str:

@@ -50,7 +50,7 @@ def download_model(server: str, key: str, name: str, folder: Path, say: Callable
     make_folder(folder.absolute().parent)
     temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{folder.name}-", dir=folder.absolute().parent))
     try:
-        archive = temporary / "model.tar"
+        archive = temporary / "archive.tar"
         _fetch(api_url(server, f"{path}/content"), key, archive, say)
         _unpack(archive, temporary / "files")
         commit_folder(temporary / "files", folder.absolute())

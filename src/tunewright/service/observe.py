@@ -73,7 +73,9 @@ class Observed:
         method = str(scope["method"])
         self.service.traffic.meters.count(method, route, status, seconds)
         entry = _entry(scope, state, route, status)
-        if access_log.isEnabledFor(logging.INFO):
+        # A worker without a job asks every second; that nothing waits is no news.
+        is_idle_poll = (route, status) == ("/worker/claim", 204)
+        if access_log.isEnabledFor(logging.INFO) and not is_idle_poll:
             access_log.info(
                 "%s %s %d", method, route, status, extra={"request": {**entry.shown(), "seconds": seconds}}
             )

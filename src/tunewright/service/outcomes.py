@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from tunewright.errors import ExitCode
 from tunewright.service.db.artifacts import drop_states
 from tunewright.service.db.database import Connection, clock, steady_clock
 from tunewright.service.db.events import NewEvent, add_events, count_trained_tokens
+from tunewright.service.db.files import find_stored_file
 from tunewright.service.db.machines import live_machines
 from tunewright.service.db.queue import end_attempt, lock_expired
 from tunewright.service.faults import BAD_FILE
@@ -19,6 +21,7 @@ from tunewright.service.run_settings import resolve_hyperparameters
 from tunewright.service.schemas.lease import Finish
 from tunewright.service.settings import Limits
 
+_WORKERS_NAME = re.compile(r"\b(training|validation)\.(?:jsonl|csv|parquet)\b")
 TOO_LARGE = "config.memory"
 """What a run says that does not fit into the memory of its device."""
 
@@ -151,13 +154,24 @@ def _exceeded_memory(connection: Connection, job: JobRecord, told: Finish) -> in
 def _give_up(connection: Connection, job: JobRecord, told: Finish) -> None:
     error: Mapping[str, Any] = {
         "code": told.code or "internal_error",
-        "message": told.message or "The job failed",
+        "message": _with_names(connection, job, told.message or "The job failed"),
         "param": told.param,
     }
     now = clock(connection)
     _end(connection, job, told, Action.FAILED, finished_at=now, error=error)
     text = f"Fine-tuning job failed: {error['message']}"
     add_events(connection, job.id, [NewEvent(text, level="error", fact="failed")])
+
+
+def _with_names(connection: Connection, job: JobRecord, message: str) -> str:
+    """The message with the files called as their owner does; a worker has names of its own for them."""
+    files = {"training": job.training_file, "validation": job.validation_file}
+
+    def name(match: re.Match[str]) -> str:
+        file_id = files[match[1]]
+        return f"{find_stored_file(connection, file_id).filename} ({file_id})" if file_id else match[0]
+
+    return _WORKERS_NAME.sub(name, message)
 
 
 def _end(connection: Connection, job: JobRecord, told: Finish, action: Action, **values: Any) -> None:

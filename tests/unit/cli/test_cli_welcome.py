@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import pytest
+
 from tunewright.cli.service import HOME
 from tunewright.cli.welcome import welcome
 
@@ -29,3 +31,12 @@ def test_a_later_start_says_how_to_make_a_key_for_this_home():
 
 def test_the_usual_home_is_not_named():
     assert not any("--home" in line for line in welcome(URL, None, HOME.expanduser()))
+
+
+def test_make_serve_names_its_next_target_as_it_has_to_be_called(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TUNEWRIGHT_NEXT", "make demo-service")
+    usual = "\n".join(welcome(URL, None, HOME.expanduser()))
+    assert "or see it work: make demo-service\n" in usual
+    other = list(welcome("http://127.0.0.1:9", None, Path("/a b")))
+    [line] = [line for line in other if "make demo-service" in line]
+    assert shlex.split(line)[-2:] == ["SERVER=http://127.0.0.1:9", "HOME_FOLDER=/a b"]

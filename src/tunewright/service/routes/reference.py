@@ -1,13 +1,18 @@
-"""GET /docs: the API to read and try in a browser. The page comes whole from here: people type keys into it,
-so nobody else's script may run in it, and a server without the internet has it too."""
+"""GET / and /docs: what runs here, and the API to read and try in a browser. The pages come whole from here:
+people type keys into one, so no script of others may run in it, and a server offline has them too."""
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
+from string import Template
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from tunewright import __version__
+
+WELCOME = Path(__file__).parent.parent / "welcome.html"
 PAGE = Path(__file__).parent.parent / "reference.html"
 # What the page may do: its own script and style, calls to this server, nothing else.
 HEADERS = {
@@ -16,6 +21,14 @@ HEADERS = {
 }
 
 router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+def welcome(request: Request) -> HTMLResponse:
+    """A page for whoever opens the address in a browser. Needs no key, tells no secrets, has no script."""
+    url = escape(str(request.base_url).rstrip("/"))
+    page = Template(WELCOME.read_text(encoding="utf-8")).substitute(version=__version__, url=url)
+    return HTMLResponse(page, headers=HEADERS)
 
 
 @router.get("/docs", include_in_schema=False)

@@ -136,6 +136,8 @@ class Job(ApiObject):
     """Why it failed; null unless it did."""
     user_provided_suffix: str | None
     """`suffix` of the create call."""
+    format: str | None
+    """Row format of the files, as given or found; null until it is found."""
     x_config: dict[str, Any] | None
     """As given."""
 
@@ -195,6 +197,7 @@ def job_object(job: JobRecord, estimated_finish: int | None = None) -> Job:
         integrations=[],
         error=None if job.error is None else JobError(**job.error),
         user_provided_suffix=job.suffix,
+        format=job.request.get("format") or (job.checked or {}).get("format"),
         x_config=job.request.get("x_config"),
     )
 

@@ -66,7 +66,9 @@ def check_files(lease: Lease, folder: Path, keeper: LeaseKeeper, stopping: Calla
         if fault is not None:
             return fault
     counted = ("train_rows", "rows_read", "rows_cut", "rows_dropped", "tokens", "trained_tokens", "longest")
-    return Finish(outcome="validated", exit_code=0, checked={name: report.get(name, 0) for name in counted})
+    checked = {name: report.get(name, 0) for name in counted}
+    formats = [source["format"] for source in report.get("sources", ())]
+    return Finish(outcome="validated", exit_code=0, checked={**checked, "format": next(iter(formats), None)})
 
 
 def check_limits(file_bytes: int) -> ChildLimits:
