@@ -145,7 +145,7 @@ def _read_weights(folder: Path, module: nn.Module, dtype: mx.Dtype) -> dict[str,
             ) from error
         weights.update(loaded)
     if "lm_head" not in module:
-        _drop_tied_head(path.parent, weights)
+        _drop_tied_head(folder, weights)
     sanitize: Any = getattr(module, "sanitize", dict)
     weights = sanitize(weights)
     return {

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from tunewright.engines.torch.fast.dropout import draw_seed, drop
 from tunewright.engines.torch.lora import LoraLinear
@@ -37,7 +38,10 @@ class _Part:
 
     @property
     def base(self) -> nn.Linear | Linear4bit:
-        return self.layer.base_layer if isinstance(self.layer, LoraLinear) else self.layer
+        layer = self.layer.base_layer if isinstance(self.layer, LoraLinear) else self.layer
+        # No family with fast layers stores its weights the other way round.
+        assert not isinstance(layer, Conv1D)
+        return layer
 
     @property
     def adapter(self) -> tuple[nn.Parameter, nn.Parameter]:
