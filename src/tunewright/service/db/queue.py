@@ -55,12 +55,7 @@ def claim_job(
         hold_name(connection, _CLAIM)
     now = steady_clock(connection)
     held = _held_jobs()
-    waits = [
-        jobs.c.status.in_([str(status) for status in CLAIMABLE if phase in (None, phase_of(status))]),
-        jobs.c.lease_worker.is_(None),
-        jobs.c.not_before <= now,
-        _can_do(machine),
-    ]
+    waits = [_is_waiting(phase, now), _can_do(machine)]
     if most_per_project:
         is_check = jobs.c.status == str(Status.VALIDATING)
         waits.append(or_(is_check, func.coalesce(held.c.trained, 0) < most_per_project))
@@ -95,6 +90,12 @@ def claim_job(
         )
     )
     return job
+
+
+def _is_waiting(phase: Phase | None, now: float) -> ColumnElement[bool]:
+    """Whether a job is due for this phase, None for any, and nobody holds it."""
+    statuses = [str(status) for status in CLAIMABLE if phase in (None, phase_of(status))]
+    return and_(jobs.c.status.in_(statuses), jobs.c.lease_worker.is_(None), jobs.c.not_before <= now)
 
 
 def _held_jobs() -> Subquery:
