@@ -16,7 +16,7 @@ OPTIONS ?=
 SHELL := /bin/bash -o pipefail
 PIP := $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt
 # A line for each package that is fetched, and one for the long silence in which all are unpacked.
-PROGRESS := sed -u -nE 's/^ *(Downloading|Using cached) ([^ ]+\/)?([^ ]+\.whl)/  \1 \3/p; s/^Installing collected packages.*/  unpacking (a minute or more without a line)/p; s/^(ERROR.*)/\1/p'
+PROGRESS := sed -u -nE 's/^(Collecting|Processing) ([^ ]*\/)?([^ ]+).*/  \3/p; s/^ *Downloading ([^ ]+\.whl.*MB\)).*/    \1/p; s/^Installing collected packages.*/  unpacking (a minute or more without a line)/p'
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
