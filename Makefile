@@ -20,7 +20,7 @@ PROGRESS := sed -u -nE 's/^(Collecting|Processing) ([^ ]*\/)?([^ ]+).*/  \3/p; s
 # Tests run two at a time; more threads than cores would only slow them down.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install demo serve demo-service test real-model numerics families large check coverage slow chaos service-chaos soak service-load bench bench-mlx mac-check conformance clients clients-node fuzz-api docs clean
+.PHONY: help install demo serve demo-service test real-model numerics families large check coverage slow chaos service-chaos soak service-load bench bench-real bench-mlx mac-check conformance clients clients-node fuzz-api docs clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -114,6 +114,10 @@ large: $(VENV)/.installed  ## Train on a 2 GB file within its memory bar, stop i
 
 bench: $(VENV)/.installed-dev  ## Measure training on a CPU beside TRL + PEFT in twelve minutes
 	@$(BIN)/python benchmarks/cpu.py; status=$$?; $(BIN)/python benchmarks/tables.py && exit $$status
+
+bench-real: real-model  ## The same of a real model; DATA=FILE takes Alpaca rows, else rows of this repository's pages
+	@$(BIN)/python benchmarks/cpu.py --real "$$(PYTHONPATH=tests $(BIN)/python -c 'import real_model_folder; print(real_model_folder.REAL_MODEL)')" $(if $(DATA),--data $(DATA)); \
+		status=$$?; $(BIN)/python benchmarks/tables.py && exit $$status
 
 bench-mlx: $(VENV)/.installed-dev  ## Measure the MLX engine beside mlx_lm.lora
 	@$(TEST_ENV) $(BIN)/python benchmarks/mlx_lora.py

@@ -21,6 +21,7 @@ from time import perf_counter
 from children import Child, Failed, run_child, write_model_apart
 from cpu_result import LOSS_STEPS, Measured, print_result, summarize
 from measure import Report
+from real_rows import write_rows
 
 HERE = Path(__file__).resolve().parent
 DOCUMENTS = 1000
@@ -57,7 +58,18 @@ PROGRAMS = {
     ),
     "ours_plain": Program("Tunewright, plain path", "ours.py", ("--spec", '{"kernels": "plain"}'), 4, 8),
     "ours": Program("Tunewright, fast path", "ours.py", ("--spec", '{"kernels": "fast"}'), 4, 8),
+    "trl_bf16": Program(
+        "TRL + PEFT, packed (bfd, 2 rows of 1,024), frozen weights in bf16",
+        "trl_peer.py", (*_PACKED, "--dtype", "bfloat16"), 2, 4,
+    ),
+    "trl_bf16_held": Program(
+        "the same, glibc keeping freed memory",
+        "trl_peer.py", (*_PACKED, "--dtype", "bfloat16", "--held"), 2, 4,
+    ),
+    "ours_auto": Program("Tunewright, kernels: auto", "ours.py", ("--spec", '{"kernels": "auto"}'), 4, 8),
 }  # fmt: skip
+REAL_PROGRAMS = ("trl_bf16", "trl_bf16_held", "ours_auto")
+"""What is measured of a real model, whose weights and rows are read and not drawn."""
 # Steps of BATCH documents in the order in which TRL as shipped takes them.
 LOSS_PROGRAMS = {
     "fp32": ("--dtype", "fp32", "--precision", "fp32", "--spec", '{"kernels": "plain"}'),
@@ -76,9 +88,14 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
-            # In bf16, as models are published: every program starts from the very same numbers.
-            write_model_apart(options.model, folder, dtype="bfloat16", device="cpu")
-            measured.losses = _loss_reports(options, folder)
+            if options.real:
+                folder = options.real
+                options.texts = Path(scratch) / "rows.npz"
+                write_rows(folder, options.data, options.texts, count=DOCUMENTS, longest=1024)
+            else:
+                # In bf16, as models are published: every program starts from the very same numbers.
+                write_model_apart(options.model, folder, dtype="bfloat16", device="cpu")
+                measured.losses = _loss_reports(options, folder)
             _play_rounds(options, folder, measured, started)
     except Failed as failed:
         sys.stderr.write(f"error: {failed}\n")
@@ -132,7 +149,8 @@ def _loss_reports(options: argparse.Namespace, folder: Path) -> dict[str, Report
 
 def _arguments(name: str, program: Program, folder: Path, options: argparse.Namespace) -> list[str]:
     common = ["--name", name, "--model", options.model, "--folder", str(folder), "--longest", "1024"]
-    return [*common, "--documents", str(DOCUMENTS), *program.arguments]
+    rows = ["--texts", str(options.texts)] if options.real else ["--documents", str(DOCUMENTS)]
+    return [*common, *rows, *program.arguments]
 
 
 def _write(options: argparse.Namespace, measured: Measured, started: float) -> dict:
@@ -154,10 +172,22 @@ def _options() -> argparse.Namespace:
         "--minutes", type=float, default=30.0, help="no round is begun that would end after these"
     )
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
-    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS), metavar="NAME")
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, metavar="NAME", help="instead of all")
     parser.add_argument("--model", default="qwen2-55m", help="tiny to try the command out")
-    parser.add_argument("--json", type=Path, default=HERE / "cpu.json", help="where the result goes")
-    return parser.parse_args()
+    parser.add_argument(
+        "--real", type=Path, metavar="FOLDER", help="SmolLM2-135M, as make real-model builds it"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="Alpaca rows for --real, instead of this repository's pages"
+    )
+    parser.add_argument("--json", type=Path, help="where the result goes")
+    options = parser.parse_args()
+    if options.real:
+        options.model = "smollm2-135m"
+    random_programs = [name for name in PROGRAMS if name not in REAL_PROGRAMS]
+    options.programs = options.programs or (list(REAL_PROGRAMS) if options.real else random_programs)
+    options.json = options.json or HERE / ("cpu_real.json" if options.real else "cpu.json")
+    return options
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 from kernel_profile import StepProfile
 from measure import PeakMemory, Stopwatch, Work
+from real_rows import read_rows
 from workload import SHAPES, draw_documents
 
 from tunewright.config.schema import AdapterConfig
@@ -19,6 +20,7 @@ from tunewright.data.example_rows import MemoryRows
 from tunewright.data.shard import EpochOrder
 from tunewright.data.step import StepRule
 from tunewright.data.stream import StepStream
+from tunewright.engines.batches import MOST_ROWS, MOST_TOKENS
 from tunewright.engines.protocol import EngineSpec
 from tunewright.engines.torch.engine import build_engine
 from tunewright.errors import EngineOutOfMemory
@@ -99,13 +101,17 @@ def main() -> None:
 
 
 def _stream(options: argparse.Namespace) -> StepStream:
-    documents = draw_documents(
-        options.rows, options.documents, longest=options.longest, vocabulary=SHAPES[options.model].vocabulary
-    )
-    rows = MemoryRows([[document] for document in _in_drawn_order(documents)])
+    rows = MemoryRows([[document] for document in _in_drawn_order(_documents(options))])
     shape = BatchShape(1, options.tokens, True, 0)
     rule = StepRule(options.batch, None if options.batch else options.tokens, shape)
     return StepStream([(rows, 1.0)], rule, seed=0)
+
+
+def _documents(options: argparse.Namespace) -> list[Example]:
+    if options.texts:
+        return read_rows(options.texts)
+    vocabulary = SHAPES[options.model].vocabulary
+    return draw_documents(options.rows, options.documents, longest=options.longest, vocabulary=vocabulary)
 
 
 def _in_drawn_order(documents: Sequence[Example]) -> list[Example]:
@@ -137,6 +143,7 @@ def _spec(options: argparse.Namespace) -> EngineSpec:
         checkpointed_layers=0,
         deterministic=False,
         seed=0,
+        sample=tuple(row.tokens_T[:MOST_TOKENS] for row in _documents(options)[:MOST_ROWS]),
         **json.loads(options.spec),
     )
 
@@ -154,6 +161,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=2048, help="of a step and of a pass")
     parser.add_argument("--batch", type=int, default=0, help="documents of a step, instead of tokens")
     parser.add_argument("--documents", type=int, default=400)
+    parser.add_argument("--texts", help="a file of real_rows.py, instead of drawn documents")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--steps", type=int, default=ENDLESS)
     parser.add_argument("--warm-up", type=int, default=0)

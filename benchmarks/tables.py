@@ -166,6 +166,7 @@ def service_load_table(result: dict[str, Any]) -> Iterator[str]:
 
 TABLES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "cpu": cpu_table,
+    "cpu_real": cpu_table,
     "gpu": gpu_table,
     "mlx_lora": mlx_lora_table,
     "startup": startup_table,

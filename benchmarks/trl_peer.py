@@ -16,6 +16,7 @@ import torch
 import transformers
 import trl
 from measure import PeakMemory, Stopwatch, Work, hold_heap
+from real_rows import read_rows
 from workload import SHAPES, draw_documents
 
 from tunewright.models.lora import initial_values
@@ -170,9 +171,13 @@ def _build_trainer(options: argparse.Namespace, model: Any, scratch: str, stopwa
 
 
 def _rows(options: argparse.Namespace) -> datasets.Dataset:
-    examples = draw_documents(
-        options.rows, options.documents, longest=options.longest, vocabulary=SHAPES[options.model].vocabulary
-    )
+    if options.texts:
+        examples = read_rows(options.texts)
+    else:
+        vocabulary = SHAPES[options.model].vocabulary
+        examples = draw_documents(
+            options.rows, options.documents, longest=options.longest, vocabulary=vocabulary
+        )
     return datasets.Dataset.from_list(
         [
             {"input_ids": e.tokens_T.tolist(), "completion_mask": (e.weights_T > 0).astype(int).tolist()}
@@ -205,6 +210,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--longest", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--documents", type=int, default=400)
+    parser.add_argument("--texts", help="a file of real_rows.py, instead of drawn documents")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--steps", type=int, default=ENDLESS)
     parser.add_argument("--warm-up", type=int, default=0)

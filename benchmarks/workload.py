@@ -47,6 +47,7 @@ class Shape:
 
 
 SHAPES = {
+    "smollm2-135m": Shape("llama", 576, 30, 9, 3, 1536, 49_152, True),
     "tiny": Shape("qwen2", 64, 2, 4, 2, 96, 512, False),
     "qwen2-55m": Shape("qwen2", 512, 8, 8, 2, 1408, 32_000, False),
     "qwen2.5-0.5b": Shape("qwen2", 896, 24, 14, 2, 4864, 151_936, True),

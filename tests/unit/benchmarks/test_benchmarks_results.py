@@ -17,6 +17,7 @@ from measure import Report, Step, Turn, Work
 
 DETAILS: dict[str, Any] = {"device": "a CPU", "path": "fast", "attention": "sdpa"}
 PROGRAMS = ("ours", "trl_packed", "trl_packed_held", "trl_defaults")
+REAL_PROGRAMS = ("ours_auto", "trl_bf16", "trl_bf16_held")
 
 
 def report(name: str, losses: list[float], *, tokens: int = 100, seconds: float = 1.0) -> Report:
@@ -41,7 +42,22 @@ def test_a_ratio_is_that_of_the_medians() -> None:
     result = summarize_cpu(measured(speeds), seconds=1)
     assert result["ratios"]["speed against TRL packed"] == pytest.approx(5.0)
     assert result["programs"]["ours"]["tokens_per_cpu_second"] == pytest.approx(275.0)
-    assert set(result["ratios"]) == set(BARS)
+    assert set(result["ratios"]) == {title for title, bar in BARS.items() if bar[0] == "ours"}
+
+
+@pytest.mark.parametrize("path", ["fast", "plain: its output differs"])
+def test_a_real_model_has_bars_of_its_own_and_must_take_the_fast_path(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DETAILS, "path", path)
+    speeds = {name: [100.0] * 5 for name in REAL_PROGRAMS} | {"ours_auto": [340.0] * 5}
+    found = measured(speeds)
+    found.losses = {}
+    result = summarize_cpu(found, seconds=1)
+    assert set(result["ratios"]) == {title for title, bar in BARS.items() if bar[0] == "ours_auto"}
+    assert result["met"]["auto takes the fast path"] is (path == "fast")
+    assert not result["met"]["speed against bf16 weights"]
+    assert result["met"]["speed against bf16 weights, heap held"]
 
 
 def test_bars_are_met_from_one_side_only() -> None:
