@@ -11,7 +11,8 @@ from tunewright.errors import EngineError
 def state_difference(
     folder: Path, *, measured: float, bound: float, rows: int, tokens: int
 ) -> Mapping[str, object]:
-    """The certificate of a merged model. measured, bound: largest differences of log-probabilities, in nats.
+    """The certificate of a merged model. measured, bound: root mean squares of differences of
+    log-probabilities, in nats.
 
     Raises EngineError (`engine.certificate`) beyond the bound, and where something was not a number.
     """
@@ -29,7 +30,7 @@ def state_difference(
         "compared": "log-probabilities of next tokens",
         "rows": rows,
         "tokens": tokens,
-        "largest_difference": measured,
+        "difference": measured,
         "bound": bound,
     }
 

@@ -44,7 +44,7 @@ from tunewright.types import Batch
 _LENGTHS = ((5, 41, 1), (7, 7, 12))
 _ROW = 50
 # Times as far from fp32 as the plain layer. Right layers of SmolLM2-135M, in bf16 and nf4, came to 3.4 at
-# most, where one huge number is rounded; faults in one layer begin at 9 (docs/concepts/fast-path.md).
+# most; faults in one layer begin at 9 (docs/concepts/fast-path.md).
 _FACTOR = 6.0
 # A distance that any right result may have, as a share of it: a rounding to bf16, and what the order of sums
 # makes of fp32, where plain layers are the reference itself.
