@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -26,8 +27,9 @@ def write_rows(model: Path, data: Path | None, file: Path, *, count: int, longes
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     rows = _made(tokenizer, count, longest) if data is None else _alpaca(tokenizer, data, longest)
     kept = [row for row, _ in zip(rows, range(count), strict=False)]
-    arrays = {f"tokens_{n}": row.tokens_T for n, row in enumerate(kept)}
-    np.savez(file, **arrays, **{f"weights_{n}": row.weights_T for n, row in enumerate(kept)})
+    arrays: dict[str, Any] = {f"tokens_{n}": row.tokens_T for n, row in enumerate(kept)}
+    arrays |= {f"weights_{n}": row.weights_T for n, row in enumerate(kept)}
+    np.savez(file, **arrays)
 
 
 def read_rows(file: str | Path) -> list[Example]:
