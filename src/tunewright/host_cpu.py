@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import MutableMapping
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
+# Measured by benchmarks/busy_cpu.py: fewer cost speed on idle cores, more cost it beside other work.
+_SPIN_ROUNDS = "5000"
 
 # Instructions that multiply bf16 and add up in fp32. Only those of x86: on no ARM machine was it measured.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -24,6 +27,17 @@ def cpu_dtypes() -> tuple[str, ...]:
 def usable_cores() -> int:
     """Cores that this process may use, which a container or taskset can make fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limit_spinning(environ: MutableMapping[str, str]) -> None:
+    """Let threads of GNU OpenMP wait at a barrier for about 0.1 ms of spinning, then sleep.
+
+    To be called before a library that brings libgomp is loaded, which reads it once. Its own 300,000
+    rounds are many milliseconds on processors with a slow `pause`: where other work keeps one core busy,
+    each barrier then costs its thread the whole time. Variables of the user's win.
+    """
+    if not environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        environ["GOMP_SPINCOUNT"] = _SPIN_ROUNDS
 
 
 def cpu_name() -> str:

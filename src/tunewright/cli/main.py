@@ -6,6 +6,7 @@ torch. To add one: a file in this folder with the function, and a line in COMMAN
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ import typer
 from tunewright import __version__
 from tunewright.cli.edge import exit_code_of
 from tunewright.cli.lazy import PLAIN, Lazy, lazy_group
+from tunewright.host_cpu import limit_spinning
 
 COMMANDS: dict[str, Lazy] = {
     "demo": Lazy(
@@ -116,6 +118,7 @@ def serve_main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """The exit code of one command line, everything told on stdout and stderr."""
+    limit_spinning(os.environ)
     for stream in (sys.stdout, sys.stderr):
         _never_fail_on_characters(stream)
     return exit_code_of(lambda: _invoke(list(args) or ["--help"]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,17 @@ def test_this_machine_is_seen_as_torch_sees_it() -> None:
 def test_mlx_computes_in_fp32_on_a_cpu() -> None:
     pytest.importorskip("mlx.core")
     assert find_device("cpu").facts_for("mlx").dtypes == detect_device("mlx", "cpu").dtypes == ("fp32",)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="torch brings GNU OpenMP on Linux")
+@pytest.mark.parametrize(("variables", "seen"), [({}, "5000"), ({"GOMP_SPINCOUNT": "77"}, "77")])
+def test_threads_of_a_command_sleep_soon_unless_the_user_says_otherwise(
+    variables: dict[str, str], seen: str
+) -> None:
+    code = "from tunewright.cli.main import run; run(['--version']); import torch"
+    environ = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    environ |= {"OMP_DISPLAY_ENV": "VERBOSE", **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert f"GOMP_SPINCOUNT = '{seen}'" in done.stderr

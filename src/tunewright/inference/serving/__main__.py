@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
+from tunewright.host_cpu import limit_spinning
 from tunewright.inference.serving.attempt import error_event
 from tunewright.inference.serving.limits import limit_process
 from tunewright.inference.serving.loop import Event, Loop
@@ -34,6 +35,7 @@ CACHE_SHARE = 0.5
 
 def main(arguments: Sequence[str]) -> None:
     """Answer until standard input ends."""
+    limit_spinning(os.environ)
     device, budget = arguments[0], int(arguments[1])
     # A library that prints must not write between the events.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
