@@ -71,6 +71,8 @@ def test_it_reaches_the_run_file(client: OpenAI, worker: HandWorker) -> None:
         ({"data": {"chat_template": "/x"}}, "data.chat_template"),
         ({"data": {"train": ["/x"]}}, "data.train"),
         ({"track": ["wandb"]}, "track"),
+        ({"train.precision": "fp32"}, "train.precision"),
+        ({"train.precision": {}}, "train.precision"),
         ({"checkpoint": {"keep": 0}}, "checkpoint.keep"),
         ({"train": {"schedule": "zigzag"}}, "train.schedule"),
         ({"train": {"weight_decay": -1}}, "train.weight_decay"),

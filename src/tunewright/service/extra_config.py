@@ -68,6 +68,9 @@ def check_extra(extra: Mapping[str, Any] | None, settings: Mapping[str, Any]) ->
             raise _refusal(path, f"give it as '{name}' in 'hyperparameters'")
         if path not in ALLOWED:
             raise _refusal(path, f"x_config may have: {', '.join(ALLOWED)}")
+        if path in (extra or {}):
+            section, _, name = path.partition(".")
+            raise _refusal(path, f'a setting stands in its section: {{"{section}": {{"{name}": …}}}}')
     if not extra:
         return
     whole = with_extra(settings, extra)
