@@ -113,7 +113,7 @@ def test_training_is_bit_for_bit_what_it_is_without(train, tmp_path: Path) -> No
 def test_too_little_memory_splits_before_anything_is_trained(train, tmp_path: Path) -> None:
     train("run", {1: "memory", 2: "memory"})
     kinds = [event["type"] for event in events(tmp_path / "run")]
-    assert kinds[:5] == ["run_started", "amended", "amended", "rehearsed", "step"]
+    assert kinds[:6] == ["run_started", "data", "amended", "amended", "rehearsed", "step"]
     amended = of_type(tmp_path / "run", "amended")
     assert [event["changes"] for event in amended] == [{"micro_batch_size": 2}, {"micro_batch_size": 1}]
     assert (

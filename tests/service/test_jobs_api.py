@@ -54,6 +54,7 @@ def test_a_new_job_shows_every_field(client: OpenAI, file: str, project: str) ->
         "error": None,
         "user_provided_suffix": None,
         "x_config": None,
+        "format": None,
     }
     assert client.fine_tuning.jobs.retrieve(job.id) == job
 

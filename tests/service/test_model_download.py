@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from processes import child_environment, command_line
-from service_server import RunningServer
+from service_server import RunningServer, wait_until
 from tunewright.assets.files import TINY_MODEL
 
 QUESTIONS = ("What is 3 plus 3?", "What is 40 plus 40?", "Oct 12, 2044")
@@ -63,8 +63,10 @@ def test_the_archive_is_the_same_each_time_and_named_by_its_hash(
     with service_process.client(project="trained") as client:
         checkpoint = client.fine_tuning.jobs.checkpoints.list(trained_job).data[0].fine_tuned_model_checkpoint
     assert fetch(service_process, checkpoint, key).status_code == 200
-    log = (service_process.service.settings.home / "audit.jsonl").read_text(encoding="utf-8")
-    assert '"action": "GET /v1/models/{name}/content"' in log
+    log = service_process.service.settings.home / "audit.jsonl"
+    # Written once the last byte of the answer has gone.
+    action = '"action": "GET /v1/models/{name}/content"'
+    wait_until(lambda: action in log.read_text(encoding="utf-8"), "the download is in the audit log")
 
 
 def test_only_fine_tuned_models_of_the_project_are_given(service_process: RunningServer, model: str) -> None:

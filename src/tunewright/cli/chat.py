@@ -33,7 +33,9 @@ def command(  # noqa: PLR0913 - one parameter an option
     """
     from tunewright.inference.sampling import SamplingOptions
 
-    options = SamplingOptions(max_new_tokens, temperature, top_p, top_k, seed)
+    options = SamplingOptions(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+    )
     speaker = answers.load_speaker(model, adapter, engine=engine, device=device, dtype=dtype)
     typer.echo(f"talking with {model}; /clear starts anew, /exit ends", err=True)
     _converse(speaker, _opening(system), options)

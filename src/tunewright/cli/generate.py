@@ -39,7 +39,9 @@ def command(  # noqa: PLR0913 - one parameter an option
     text = _read_prompt(prompt, prompt_file)
     if raw and system is not None:
         raise typer.BadParameter("--raw has no system message")
-    options = SamplingOptions(max_new_tokens, temperature, top_p, top_k, seed)
+    options = SamplingOptions(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+    )
     speaker = answers.load_speaker(model, adapter, engine=engine, device=device, dtype=dtype)
     speaker.answer(_encode(speaker.tokenizer, text, system, raw=raw), options)
 

@@ -16,7 +16,7 @@ FEW = 256
 vocabulary of 150,000 takes longer than a small model's step."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
     """temperature 0 takes the likeliest token always. top_k 0, top_p 1 and min_p 0 leave all tokens in play;
     min_p leaves those that are at least so many times as likely as the likeliest, before the other two.
